@@ -72,6 +72,7 @@ class PearlExtractor(BaseFeaturesExtractor):
         else:
             request = EncoderRequest(encoder, weights, image_size, grid, token_dim, cache_dir)
             self.encoder = TrainableEncoder(request, tuning, encoder_lr_factor)
+        self.prior_name = prior
         self.prior = make_prior(prior, n_frames, attention)
         self.attention = make_attention(attention, self.encoder.token_shape, self.encoder.grid, n_frames, features_dim)
 
@@ -110,22 +111,35 @@ class PearlExtractor(BaseFeaturesExtractor):
         return self.attention.maps(self.tokens(frames), bias)
 
     def get_extra_state(self) -> dict[str, Any]:
-        """Facts of the encoder, stored with the agent in place of its weights."""
-        return {key: self.encoder.facts[key] for key in ("name", "weights", "weights_hash")}
+        """What the agent's tokens depend on, stored with the agent in place of the encoder's weights."""
+        facts = {key: self.encoder.facts[key] for key in ("name", "weights", "weights_hash", "image_size")}
+        return {
+            **facts,
+            "grid": list(self.encoder.grid),
+            "token_shape": list(self.encoder.token_shape),
+            "prior": self.prior_name,
+        }
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         """
         Check that the agent's encoder is the one at hand.
 
         :param state: What :meth:`get_extra_state` gave when the agent was saved
-        :raises ValueError: if the weights differ
+        :raises ValueError: if the weights differ, or are read in another way
         """
-        if state["weights_hash"] != self.encoder.facts["weights_hash"]:
+        here = self.get_extra_state()
+        if state["weights_hash"] != here["weights_hash"]:
             raise ValueError(
                 f"This agent was trained on encoder {state['name']!r} ({state['weights']}) with weights sha256 "
-                f"{state['weights_hash'][:12]}, but {self.encoder.facts['name']!r} here has "
-                f"{self.encoder.facts['weights_hash'][:12]}. Use the weights it was trained on (the same release of the package, "
-                "or the same weight file), or train it again."
+                f"{state['weights_hash'][:12]}, but {here['name']!r} here has {here['weights_hash'][:12]}. Use the weights it was "
+                "trained on (the same release of the package, or the same weight file), or train it again."
+            )
+        changed = [key for key in ("image_size", "grid", "token_shape", "prior") if state[key] != here[key]]
+        if changed:
+            raise ValueError(
+                "This agent was trained with "
+                + ", ".join(f"{key}={state[key]} (here {here[key]})" for key in changed)
+                + ". Give the extractor the values it was trained with."
             )
 
 

@@ -46,7 +46,16 @@ class _LearningRateFactor:
 
 
 class PearlAdam(_LearningRateFactor, th.optim.Adam):
-    """Adam with a learning-rate factor per parameter."""
+    """
+    Adam with a learning-rate factor per parameter.
+
+    :param params: Parameters, with or without ``lr_factor``
+    :param eps: 1e-5 as SB3 sets it for its own Adam in actor-critic policies, which it would not do for this class
+    :param kwargs: As for ``torch.optim.Adam``
+    """
+
+    def __init__(self, params: Iterable[Any], eps: float = 1e-5, **kwargs: Any) -> None:
+        super().__init__(params, eps=eps, **kwargs)
 
 
 class PearlRMSprop(_LearningRateFactor, RMSpropTFLike):

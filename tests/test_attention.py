@@ -39,7 +39,9 @@ def slow_attention(module: SpatioTemporalAttention, tokens: th.Tensor, bias: th.
     heads, n_queries, width = module.queries.shape
     features = []
     for b in range(len(tokens)):
-        normed = th.nn.functional.layer_norm(tokens[b].float(), (tokens.shape[-1],))
+        flat = tokens[b].float().flatten(0, 1)
+        variance = ((flat - flat.mean(0)) ** 2).mean(0)
+        normed = ((flat - flat.mean(0)) / (variance + 1e-3 * variance.mean()).sqrt()).view(tokens.shape[1:])
         places = [th.relu(module.time(normed[:, n].flatten()) + module.space[n]) for n in range(tokens.shape[2])]
         read = []
         for i in range(n_queries):
@@ -63,6 +65,21 @@ def test_fused_attention_is_the_formula(tokens, with_bias):
     th.nn.init.normal_(module.queries)
     bias = th.rand(5, K, 10) if with_bias else None
     assert th.allclose(module(tokens, bias), slow_attention(module, tokens, bias), atol=1e-4)
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1e3])
+def test_features_do_not_depend_on_scale_and_background(tokens, scale):
+    module = SpatioTemporalAttention(SHAPE, GRID, K, 16)
+    background = th.randn(8)
+    tokens = tokens.float()
+    assert th.allclose(module(scale * (tokens + background)), module(tokens), atol=1e-3)
+
+
+def test_blank_screens_give_finite_features():
+    module = SpatioTemporalAttention(SHAPE, GRID, K, 16)
+    features = module(th.zeros(2, K, *SHAPE))
+    features.sum().backward()
+    assert th.isfinite(features).all() and th.isfinite(module.time.weight.grad).all()
 
 
 def test_maps_are_distributions_that_start_on_each_querys_own_cell(tokens):

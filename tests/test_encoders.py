@@ -2,6 +2,7 @@ import copy
 import gc
 import json
 import pickle
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -105,6 +106,19 @@ def test_one_instance_per_process():
     assert pickle.loads(pickle.dumps(encoder)) is encoder
     larger = load_encoder("test_vit", weights="random", precision="fp32", cache_bytes=2**31)
     assert larger is encoder and encoder.cache.max_bytes == 2**31
+
+
+def test_threads_share_an_encoder():
+    encoder = load_encoder("test_resnet", weights="random", precision="fp32", image_size=64)
+    images = np.random.default_rng(0).integers(0, 256, (96, 36, 36, 1), dtype=np.uint8)
+    expected = encoder.encode(images)
+    encoder.cache.clear()
+    batches = [np.random.default_rng(i).permutation(96)[:24] for i in range(16)]
+    with ThreadPoolExecutor(4) as pool:
+        results = list(pool.map(lambda batch: encoder.encode(images[batch]), batches))
+    for batch, tokens in zip(batches, results, strict=True):
+        assert th.allclose(tokens.float(), expected[batch].float(), atol=2e-3, rtol=2e-2)
+    assert len(encoder.cache) <= 96
 
 
 def test_an_encoder_nobody_uses_is_freed():

@@ -122,6 +122,14 @@ def test_loading_with_other_weights_is_an_error(tmp_path, monkeypatch):
         PPO.load(tmp_path / "agent")
 
 
+@pytest.mark.parametrize("changed", [dict(grid=1), dict(prior="difference")])
+def test_loading_with_tokens_read_in_another_way_is_an_error(changed):
+    space = spaces.Box(0, 255, (4, 36, 36), np.uint8)
+    saved = PearlExtractor(space, **{**SMALL, "grid": 2}).state_dict()
+    with pytest.raises(ValueError, match=f"trained with {next(iter(changed))}="):
+        PearlExtractor(space, **{**SMALL, "grid": 2, **changed}).load_state_dict(saved)
+
+
 def test_online_and_target_network_share_encoder_and_cache():
     model = make_model(DQN)
     online, target = (net.features_extractor for net in (model.policy.q_net, model.policy.q_net_target))

@@ -1,5 +1,6 @@
 """A pretrained encoder as a frozen service: one per process, never a child of the policy, each frame encoded once."""
 
+import threading
 import weakref
 from typing import Any
 
@@ -99,6 +100,8 @@ class FrozenEncoder:
         self.preprocess = parts.preprocess.to(device)
         self._network = parts.network.to(device, dtype, memory_format=th.channels_last).requires_grad_(False)
         self._hash = FrameHash()
+        # rl_zoo3's `-optimize --n-jobs` trains several agents in threads, which share this encoder.
+        self._lock = threading.Lock()
         self.cache = TokenCache(self.token_shape, cache_bytes, device=device)
         #: Images really run through the network
         self.frames_encoded = 0
@@ -130,8 +133,9 @@ class FrozenEncoder:
 
         :param cache_bytes: The new bound, if it is larger than the present one
         """
-        if cache_bytes > self.cache.max_bytes:
-            self.cache.resize(cache_bytes)
+        with self._lock:
+            if cache_bytes > self.cache.max_bytes:
+                self.cache.resize(cache_bytes)
 
     def to(self, device: th.device | str) -> "FrozenEncoder":
         """
@@ -163,11 +167,12 @@ class FrozenEncoder:
             # Cloned, because tensors made in inference mode cannot take part in a backward pass.
             return self._run(images).clone()
         keys = self._hash(images)
-        missing = self.cache.find_missing(keys)
-        if missing:
-            positions = th.as_tensor(list(missing.values()), device=self.device)
-            self.cache.insert(list(missing), self._run(images[positions]))
-        return self.cache.gather(keys)
+        with self._lock:
+            missing = self.cache.find_missing(keys)
+            if missing:
+                positions = th.as_tensor(list(missing.values()), device=self.device)
+                self.cache.insert(list(missing), self._run(images[positions]))
+            return self.cache.gather(keys)
 
     @th.inference_mode()
     def _run(self, images: th.Tensor) -> th.Tensor:

@@ -1,6 +1,7 @@
 """Our own architectures, registered with timm so that `timm.create_model` makes them like any other."""
 
-from typing import Any
+import math
+from typing import Any, cast
 
 import torch as th
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
@@ -10,42 +11,29 @@ from torch.nn import functional as F
 
 class PearlConv(nn.Module):
     """
-    A small convolutional net whose last map is meant to be read cell by cell.
+    The convolutions of NatureCNN (Mnih et al., 2015), read before the last ReLU.
 
-    One cell covers 8x8 pixels. Its channels are a linear reading of three depths at once (edges and where in the cell they
-    are, shapes, shapes in context), before any ReLU: a rectified map has lost half of what a linear layer could read.
+    A rectified map has lost half of what a linear layer could read. Cells lie 8 pixels apart and see 36 pixels each, so that
+    every object is in several cells' view. Tried and worse for an attention that learns to read positions from the tokens:
+    10x10 padded cells of 32 channels, which an earlier version had.
 
     :param in_chans: Channels of the input; the weights that come with this package are for gray images.
     :param num_classes: 0 for none, else a linear classifier on the mean token.
     :param stem_width: Channels at a quarter of the input's resolution.
     :param width: Channels at an eighth.
-    :param depth: Residual 3x3 convolutions at an eighth.
     :param token_width: Channels of the map that comes out.
     """
 
     def __init__(
-        self,
-        in_chans: int = 1,
-        num_classes: int = 0,
-        stem_width: int = 32,
-        width: int = 64,
-        depth: int = 2,
-        token_width: int = 32,
+        self, in_chans: int = 1, num_classes: int = 0, stem_width: int = 32, width: int = 64, token_width: int = 64
     ) -> None:
         super().__init__()
         self.num_features = self.head_hidden_size = token_width
         self.num_classes = num_classes
-        self.feature_info = [dict(num_chs=token_width, reduction=8, module="readouts.2")]
+        self.feature_info = [dict(num_chs=token_width, reduction=8, module="readout")]
         self.stem = nn.Conv2d(in_chans, stem_width, kernel_size=8, stride=4)
-        self.down = nn.Conv2d(stem_width, width, kernel_size=4, stride=2, padding=1)
-        self.blocks = nn.ModuleList(nn.Conv2d(width, width, kernel_size=3, padding=1) for _ in range(depth))
-        self.readouts = nn.ModuleList(
-            [
-                nn.Conv2d(stem_width, token_width, kernel_size=2, stride=2),
-                nn.Conv2d(width, token_width, kernel_size=1),
-                nn.Conv2d(width, token_width, kernel_size=1),
-            ]
-        )
+        self.down = nn.Conv2d(stem_width, width, kernel_size=4, stride=2)
+        self.readout = nn.Conv2d(width, token_width, kernel_size=3)
         self.head = nn.Linear(token_width, num_classes) if num_classes else nn.Identity()
         self._initialise()
 
@@ -53,30 +41,30 @@ class PearlConv(nn.Module):
         """
         Draw weights that are useful features before any training, because they are the control as well.
 
-        Biases of the stem are spread, so that its units switch at different gray levels. Each reading of a rectified map has
-        zero sum, which centres the tokens without data.
+        Orthogonal as SB3 draws NatureCNN's; the read-out of the rectified map has zero sum, which centres the tokens without
+        data.
         """
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-                nn.init.zeros_(module.bias)
-        nn.init.normal_(self.stem.bias, std=0.3)
+        for layer in (self.stem, self.down, self.readout):
+            nn.init.orthogonal_(layer.weight, gain=math.sqrt(2))
+            nn.init.zeros_(cast(th.Tensor, layer.bias))
         with th.no_grad():
-            for readout in self.readouts:
-                readout.weight -= readout.weight.mean((1, 2, 3), keepdim=True)
+            self.readout.weight -= self.readout.weight.mean((1, 2, 3), keepdim=True)
 
     def forward_features(self, x: th.Tensor) -> th.Tensor:
         """
-        :param x: Normalised images, (B, in_chans, H, W), H and W at least 12.
-        :return: Map of tokens, (B, token_width, rows, columns); 10 rows and columns at 84x84.
+        :param x: Normalised images, (B, in_chans, H, W), H and W at least 36.
+        :return: Map of tokens, (B, token_width, rows, columns); 7 rows and columns at 84x84.
         """
-        fine = F.relu(self.stem(x))
-        shapes = F.relu(self.down(fine))
-        context = shapes
-        for block in self.blocks:
-            context = context + F.relu(block(context))
-        maps = (fine, shapes, context)
-        return th.stack([readout(each) for readout, each in zip(self.readouts, maps, strict=True)]).sum(0)
+        return self.readout(F.relu(self.down(F.relu(self.stem(x)))))
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """
+        Say which parameters make a layer, for ``tuning="last-n"``.
+
+        :param coarse: As in timm; there is nothing coarser.
+        :return: Patterns by layer.
+        """
+        return dict(stem=r"^stem", blocks=[(r"^down", None), (r"^readout", (99999,))])
 
     def forward_head(self, x: th.Tensor, pre_logits: bool = False) -> th.Tensor:
         """
@@ -114,11 +102,11 @@ default_cfgs = generate_default_cfgs(
     {
         "pearl_conv_tiny": dict(
             input_size=(1, 84, 84),
-            min_input_size=(1, 12, 12),
-            pool_size=(10, 10),
+            min_input_size=(1, 36, 36),
+            pool_size=(7, 7),
             num_classes=0,
-            mean=(0.25,),
-            std=(0.25,),
+            mean=(0.0,),
+            std=(1.0,),
             interpolation="bilinear",
             crop_pct=1.0,
             fixed_input_size=False,
@@ -133,7 +121,7 @@ default_cfgs = generate_default_cfgs(
 @register_model
 def pearl_conv_tiny(pretrained: bool = False, **kwargs: Any) -> PearlConv:
     """
-    Make the architecture of `pearl-tiny`: 10x10 tokens of 32 channels from an 84x84 gray image.
+    Make the architecture of `pearl-tiny`: 7x7 tokens of 64 channels from an 84x84 gray image.
 
     :param pretrained: Whether to load the weights that the config names.
     :param kwargs: Passed on to timm and to the network.

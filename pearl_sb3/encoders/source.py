@@ -186,7 +186,7 @@ def create_network(source: EncoderSource, weights: str, image_size: int, cache_d
         kwargs["pretrained_cfg_overlay"] = dict(file=str(source.file), source="", num_classes=kwargs["num_classes"])
     # With its classifier the model is loaded strictly: timm fills gaps with random weights once `num_classes` differs.
     with _explained(source):
-        model = timm.create_model(source.architecture, pretrained=True, **kwargs)
+        model: Any = timm.create_model(source.architecture, pretrained=True, **kwargs)
     model.reset_classifier(0)
     return model.eval()
 
@@ -205,7 +205,7 @@ def _classes_in(file: Path, blueprint: Any) -> int:
         return blueprint.num_classes
     try:
         with safe_open(file, framework="pt") as opened:
-            return opened.get_slice(name).get_shape()[0] if name in opened.keys() else 0  # noqa: SIM118  (no mapping)
+            return opened.get_slice(name).get_shape()[0] if name in opened.keys() else 0
     except SafetensorError as error:
         raise ValueError(f"{str(file)!r} is corrupted ({error}). Copy or export it again.") from error
 
@@ -225,7 +225,7 @@ def _explained(source: EncoderSource) -> Iterator[None]:
         if "No pretrained weights exist" in str(error):
             tags = timm.list_pretrained(f"{source.architecture.split('_')[0]}*")
             hint = f" Pretrained relatives: {', '.join(tags[:5])}." if tags else ""
-            raise ValueError(f'timm has no pretrained weights for {source.name!r}.{hint} weights="random" is the control.') from error
+            raise ValueError(f'timm has no pretrained weights for {source.name!r}.{hint} Or use weights="random".') from error
         raise FileNotFoundError(
             f"The weights of {source.name!r} are not on this machine and could not be fetched ({_first_line(error)}). On a "
             f"machine with a network run\n"

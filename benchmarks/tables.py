@@ -1,0 +1,199 @@
+"""
+Markdown tables made from the stored rows, between the markers in the README.
+
+Example: ``python benchmarks/tables.py README.md``, or with ``--check`` to see whether the file is up to date.
+"""
+
+import argparse
+import os
+import re
+from pathlib import Path
+from statistics import median
+
+import curves
+import rows
+from rows import Row
+
+NAMES = {
+    "nature": "NatureCNN (SB3)",
+    "obvious": "ViT-Tiny/16 at 96 px inside the policy",
+    "pearl-tiny": "PEARL, `pearl-tiny` (default)",
+    "vit-tiny-96": "PEARL, `vit_tiny_patch16_224` at 96 px",
+    "dinov2-s-84": "PEARL, `vit_small_patch14_dinov2` at 84 px",
+}
+SECTIONS = ("env", "encode", "hash, gather", "attention", "act", "update", "other")
+FIGURES = ("env_steps_per_s", "frames_per_step", "peak_mb", "saved_mb")
+
+Group = tuple[str, int | None]
+
+
+def latest(measured: list[Row]) -> list[Row]:
+    """
+    :param measured: rows of throughput.py
+    :return: those of the last full run of each algorithm and number of epochs
+    """
+    if not all(row["quick"] for row in measured):
+        measured = [row for row in measured if not row["quick"]]
+    last = {_group(row): row["run"] for row in sorted(measured, key=lambda row: row["run"])}
+    return [row for row in measured if last[_group(row)] == row["run"]]
+
+
+def _group(row: Row) -> Group:
+    return row["algo"], row["n_epochs"] if row["algo"] == "ppo" else None
+
+
+def summary(measured: list[Row]) -> dict[Group, dict[str, Row]]:
+    """
+    :param measured: rows of throughput.py
+    :return: per algorithm and number of epochs, per arm: the medians over the repeats, and the ratio to NatureCNN
+    """
+    table: dict[Group, dict[str, Row]] = {}
+    for group in sorted({_group(row) for row in measured}, key=lambda group: (group[0] != "ppo", group[1] or 0)):
+        of_group = [row for row in latest(measured) if _group(row) == group and not row["breakdown"]]
+        arms = sorted({row["arm"] for row in of_group}, key=list(NAMES).index)
+        of_arm = {arm: [row for row in of_group if row["arm"] == arm] for arm in arms}
+        table[group] = {
+            arm: {name: None if many[0][name] is None else median(row[name] for row in many) for name in FIGURES}
+            for arm, many in of_arm.items()
+        }
+        nature = table[group].get("nature", {}).get("env_steps_per_s")
+        for figures in table[group].values():
+            figures["ratio"] = figures["env_steps_per_s"] / nature if nature else None
+    return table
+
+
+def throughput(measured: list[Row]) -> str:
+    """
+    :param measured: rows of throughput.py
+    :return: the table of speed, frames encoded, memory and file size
+    """
+    lines = [
+        "| | features | env steps/s | ratio to NatureCNN | frames encoded per env step | peak memory, MB | saved agent, MB |",
+        "|---|---|--:|--:|--:|--:|--:|",
+    ]
+    for (algo, epochs), arms in summary(measured).items():
+        title = algo.upper() + (f", {epochs} epochs" if epochs not in (None, 4) else "")
+        for arm, row in arms.items():
+            ratio = "" if row["ratio"] is None else f"{row['ratio']:.2f}"
+            frames = "" if row["frames_per_step"] is None else f"{row['frames_per_step']:.2f}"
+            speed = f"{row['env_steps_per_s']:.{0 if row['env_steps_per_s'] >= 20 else 1}f}"
+            lines.append(
+                f"| {title} | {NAMES[arm]} | {speed} | {ratio} | {frames} | {row['peak_mb']:,.0f} | {row['saved_mb']:.1f} |"
+            )
+    return "\n".join([*lines, "", source(latest(measured))])
+
+
+def breakdown(measured: list[Row]) -> str:
+    """
+    :param measured: rows of throughput.py
+    :return: the table of percent of the time per part of the loop
+    """
+    lines = [f"| percent of the time | {' | '.join(SECTIONS)} |", "|---|" + "--:|" * len(SECTIONS)]
+    for row in latest(measured):
+        if row["breakdown"]:
+            shares = [f"{row['breakdown'].get(section, 0):.0f}" for section in SECTIONS]
+            lines.append(f"| {row['algo'].upper()}, {NAMES[row['arm']]} | {' | '.join(shares)} |")
+    return "\n".join(lines)
+
+
+def source(measured: list[Row]) -> str:
+    """
+    :param measured: rows that a table was made from
+    :return: one line that says how and where they were measured
+    """
+    if not measured:
+        return ""
+    commands = " and ".join(f"`{command}`" for command in dict.fromkeys(row["command"] for row in measured))
+    last = measured[-1]
+    machine, versions = last["machine"], last["versions"]
+    where = f"{machine['cores']} cores of {machine['cpu']}, {machine['torch_threads']} PyTorch threads"
+    accelerator = machine["accelerator"] or "no accelerator"
+    packages = f"torch {versions['torch']}, stable-baselines3 {versions['stable_baselines3']}"
+    return f"{commands}; {where}, {accelerator}; {packages}; commit {(last['commit'] or 'none')[:10]}."
+
+
+def targets(measured: list[Row]) -> list[str]:
+    """
+    :param measured: rows of throughput.py
+    :return: one line per design target: what was wanted and what was measured
+    """
+    lines = []
+    for (algo, epochs), arms in summary(measured).items():
+        wanted: list[tuple[str, float | None, str, float]] = []
+        frames, nature = {"ppo": 1.02, "dqn": 1.05}[algo], arms.get("nature")
+        for arm in [arm for arm in arms if arm not in ("nature", "obvious")]:
+            wanted.append((f"{arm}: frames encoded per env step", arms[arm]["frames_per_step"], "<=", frames))
+            wanted.append((f"{arm}: saved agent, MB", arms[arm]["saved_mb"], "<=", 15))
+            if algo == "dqn" and nature:
+                wanted.append((f"{arm}: memory / NatureCNN's", arms[arm]["peak_mb"] / nature["peak_mb"], "<=", 1.25))
+            if algo == "ppo":
+                least = {"pearl-tiny": 1.3, "vit-tiny-96": 0.8, "dinov2-s-84": 0.4}[arm]
+                wanted.append((f"{arm}: speed / NatureCNN's", arms[arm]["ratio"], ">=", least))
+        if algo == "ppo" and {"vit-tiny-96", "obvious"} <= arms.keys():
+            speedup = arms["vit-tiny-96"]["env_steps_per_s"] / arms["obvious"]["env_steps_per_s"]
+            wanted.append(("vit-tiny-96: speed / the obvious way's", speedup, ">=", 20))
+        for what, value, sign, bound in wanted:
+            if value is None:
+                continue
+            met = value <= bound if sign == "<=" else value >= bound
+            title = f"{algo}, {epochs} epochs" if epochs else algo
+            lines.append(f"{'met   ' if met else 'MISSED'} {title} {what}: {value:.3f} (target {sign} {bound})")
+    return lines
+
+
+def learning(runs: curves.Runs) -> str:
+    """
+    :param runs: the curves of learning.py
+    :return: the table of final returns, areas under the curve and steps to reach given returns
+    """
+    heads = ["game", "method", "seeds", "env steps", "minutes", "final return", "area under the curve"]
+    heads += [f"steps to {level:+d}" for level in curves.THRESHOLDS]
+    lines = [f"| {' | '.join(heads)} |", "|---|---|" + "--:|" * (len(heads) - 2)]
+    for row in curves.summarise(runs):
+        reached = ["never" if steps is None else f"{steps / 1000:,.0f}k" for steps in row["reached"]]
+        shown = [row["game"], row["label"], row["seeds"], f"{row['steps']:,}", f"{row['seconds'] / 60:.0f}"]
+        shown += [f"{row['final']:.1f}", f"{row['area']:.1f}", *reached]
+        lines.append(f"| {' | '.join(map(str, shown))} |")
+    return "\n".join(lines)
+
+
+def fill(text: str, results: Path = rows.RESULTS) -> str:
+    """
+    Put the tables between their markers, ``<!-- throughput:begin -->`` and ``<!-- throughput:end -->`` and so on.
+
+    :param text: Markdown with any of the markers ``throughput``, ``breakdown``, ``learning``
+    :param results: folder of the rows
+    :return: the text with those tables replaced whose rows exist
+    """
+    measured = rows.read(results / "throughput.jsonl")
+    runs = curves.load(results)
+    made = {}
+    if measured:
+        made = {"throughput": throughput(measured), "breakdown": breakdown(measured)}
+    if runs:
+        made["learning"] = learning(runs)
+    for name, table in made.items():
+        begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
+        parts = re.split(f"({re.escape(begin)}).*?({re.escape(end)})", text, flags=re.DOTALL)
+        text = "".join(f"{part}\n{table}\n" if part == begin else part for part in parts)
+    return text
+
+
+def main() -> None:
+    """Write the tables, or with ``--check`` say whether they are up to date."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("file", type=Path, nargs="?", default=rows.ROOT / "README.md")
+    parser.add_argument("--check", action="store_true", help="change nothing; exit with 1 if a table is out of date")
+    options = parser.parse_args()
+    old = options.file.read_text()
+    new = fill(old)
+    if options.check and new != old:
+        raise SystemExit(f"{options.file.name} is out of date: run python benchmarks/tables.py {options.file.name}")
+    if new != old:
+        temporary = options.file.with_name(f".{options.file.name}.new")
+        temporary.write_text(new)
+        os.replace(temporary, options.file)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,189 @@
+import json
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
+sys.path.insert(0, str(BENCHMARKS))
+
+import curves  # noqa: E402
+import learning  # noqa: E402
+import rows  # noqa: E402
+import tables  # noqa: E402
+from clock import Clock  # noqa: E402
+
+
+def test_rows_of_many_writers_are_all_kept(tmp_path):
+    path = tmp_path / "new" / "rows.jsonl"
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda number: rows.append(path, {"number": number}), range(40)))
+    assert sorted(row["number"] for row in rows.read(path)) == list(range(40))
+    assert [file.name for file in path.parent.iterdir()] == ["rows.jsonl"]
+
+
+def test_failed_append_changes_nothing(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    rows.append(path, {"good": 1})
+    with pytest.raises(TypeError):
+        rows.append(path, {"good": 2}, {"bad": object()})
+    assert rows.read(path) == [{"good": 1}]
+
+
+def test_provenance_says_how_to_measure_again():
+    row = json.loads(json.dumps(rows.provenance(seed=3)))
+    assert row["seed"] == 3
+    assert set(row["versions"]) == {"python", *rows.PACKAGES}
+    assert row["machine"]["torch_threads"] > 0 and row["machine"]["cores"] > 0
+    assert str(rows.ROOT) not in json.dumps(row)
+
+
+def test_throughput_prints_and_stores_a_row(tmp_path):
+    out = tmp_path / "throughput.jsonl"
+    flags = [
+        "--quick",
+        "--algo",
+        "ppo",
+        "--arms",
+        "nature",
+        "--breakdown",
+        "--repeats",
+        "1",
+        "--threads",
+        "1",
+        "--out",
+        str(out),
+    ]
+    command = [sys.executable, str(BENCHMARKS / "throughput.py"), *flags]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    (row,) = rows.read(out)
+    assert (row["arm"], row["algo"], row["quick"]) == ("nature", "ppo", True)
+    assert row["env_steps_per_s"] == pytest.approx(row["env_steps"] / row["seconds"], rel=0.01)
+    # NatureCNN's 1.69 million parameters and Adam's two moments in fp32
+    assert row["saved_mb"] == pytest.approx(3 * 4 * row["trainable_parameters"] / 1e6, rel=0.05)
+    assert row["command"].startswith("python benchmarks/throughput.py --quick")
+    assert "| PPO | NatureCNN (SB3) |" in printed
+
+
+def throughput_row(arm, speed, run="1", algo="ppo", frames=None, **more):
+    figures = {"env_steps_per_s": speed, "frames_per_step": frames, "peak_mb": 1000.0, "saved_mb": 10.0, "breakdown": False}
+    machine = {"cpu": "CPU", "cores": 2, "torch_threads": 2, "accelerator": None}
+    versions = {"torch": "2", "stable_baselines3": "2"}
+    about = {"command": "python x", "commit": "abc", "machine": machine, "versions": versions}
+    return {"run": run, "arm": arm, "algo": algo, "n_epochs": 4, "quick": False, **figures, **about, **more}
+
+
+MEASURED = [
+    throughput_row("nature", 1.0, run="0"),
+    *(throughput_row("nature", speed) for speed in (100.0, 300.0, 200.0)),
+    *(throughput_row("pearl-tiny", speed, frames=1.01) for speed in (250.0, 10.0, 300.0)),
+    throughput_row("nature", 5.0, run="2", quick=True),
+]
+
+
+def test_table_shows_medians_of_the_last_full_run():
+    arms = tables.summary(MEASURED)["ppo", 4]
+    assert arms["nature"]["env_steps_per_s"] == 200 and arms["nature"]["ratio"] == 1
+    assert arms["pearl-tiny"]["env_steps_per_s"] == 250 and arms["pearl-tiny"]["ratio"] == 1.25
+    assert "| PPO | PEARL, `pearl-tiny` (default) | 250 | 1.25 | 1.01 | 1,000 | 10.0 |" in tables.throughput(MEASURED)
+
+
+def test_targets_are_judged():
+    lines = tables.targets(MEASURED)
+    assert "met    ppo, 4 epochs pearl-tiny: frames encoded per env step: 1.010 (target <= 1.02)" in lines
+    assert "MISSED ppo, 4 epochs pearl-tiny: speed / NatureCNN's: 1.250 (target >= 1.3)" in lines
+
+
+def test_tables_go_between_their_markers(tmp_path):
+    rows.append(tmp_path / "throughput.jsonl", *MEASURED)
+    after = "<!-- throughput:end -->\nafter <!-- learning:begin -->kept<!-- learning:end -->\n"
+    text = f"before\n<!-- throughput:begin -->\nold\n{after}"
+    filled = tables.fill(text, tmp_path)
+    assert filled.startswith("before\n<!-- throughput:begin -->\n| |") and "old" not in filled
+    assert filled.endswith(f"\n{after}")
+    assert tables.fill(filled, tmp_path) == filled
+
+
+def test_readme_shows_the_stored_rows():
+    readme = (rows.ROOT / "README.md").read_text()
+    assert tables.fill(readme) == readme, "run python benchmarks/tables.py"
+
+
+def points(*pairs):
+    return [{"env_steps": steps, "mean_return": value, "seconds": steps / 100} for steps, value in pairs]
+
+
+def test_curves_are_summarised():
+    one = points((0, -20.0), (100, -10.0), (300, 20.0))
+    assert curves.area(one) == pytest.approx((100 * -15 + 200 * 5) / 300)
+    assert [curves.reached(one, level) for level in (-10, 0, 21)] == [100, 300, None]
+    # Two seeds are compared over the steps that both have made.
+    (row,) = curves.summarise({("Pong", "x"): {0: one, 1: points((0, -20.0), (100, -20.0))}})
+    assert (row["steps"], row["seeds"], row["final"], row["reached"]) == (100, 2, -15, [None] * 4)
+    assert row["area"] == pytest.approx((-15 - 20) / 2)
+
+
+def test_curves_are_drawn(tmp_path):
+    runs = {
+        ("Pong", "a"): {0: points((0, -20.0), (100, -10.0)), 1: points((50, -20.0))},
+        ("Boxing", "a"): {0: points((9, 1.0))},
+    }
+    curves.draw(runs, tmp_path / "learning.png")
+    assert (tmp_path / "learning.png").read_bytes().startswith(b"\x89PNG")
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+class Worker:
+    def outer(self):
+        return sum(self.inner() for _ in range(3))
+
+    def inner(self):
+        return len([number for number in range(20_000)])
+
+
+def test_clock_counts_no_time_twice():
+    worker, clock = Worker(), Clock()
+    clock.watch(worker, "outer", "outer")
+    whole = Clock()
+    clock.watch(worker, "inner", "inner")
+    whole.watch(worker, "outer", "all")
+    assert worker.outer() == 60_000
+    assert 0 < clock.seconds["inner"] and 0 < clock.seconds["outer"]
+    assert clock.seconds["inner"] + clock.seconds["outer"] <= whole.seconds["all"]
+    assert sum(clock.shares(total=10.0).values()) == pytest.approx(100)
+
+
+def learning_spec(**changes):
+    small = {"n_steps": 16, "n_epochs": 1, "batch_size": 64}
+    spec = {"label": "nature", "method": "nature", "game": "Pong", "seed": 1, "steps": 640, "threads": 1, "every": 128}
+    return {**spec, "eval": "none", "command": "python x", "policy_kwargs": {}, "algo_kwargs": small, **changes}
+
+
+def test_learning_goes_on_after_a_kill(tmp_path, monkeypatch):
+    class Killed(BaseException):
+        pass
+
+    saved = []
+
+    def killed_while_saving(model, checkpoint, totals, save=learning.save):
+        saved.append(totals)
+        if len(saved) == 3:
+            raise Killed
+        save(model, checkpoint, totals)
+
+    path = tmp_path / "nature-Pong-1.jsonl"
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(learning, "save", killed_while_saving)
+        learning.run(learning_spec(), tmp_path, tmp_path)
+    assert [row["env_steps"] for row in rows.read(path)] == [128, 256, 384]
+    assert learning.run(learning_spec(), tmp_path, tmp_path)
+    curve = rows.read(path)
+    assert [row["env_steps"] for row in curve] == [128, 256, 384, 512, 640]
+    assert [row["finished"] for row in curve] == [False] * 4 + [True]
+    seconds = [row["seconds"] for row in curve]
+    assert seconds == sorted(seconds) and seconds[1] == pytest.approx(saved[1][0], abs=0.01)
+    assert not learning.run(learning_spec(), tmp_path, tmp_path)
+    with pytest.raises(ValueError, match="choose another --label"):
+        learning.run(learning_spec(steps=1280), tmp_path, tmp_path)
