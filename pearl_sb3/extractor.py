@@ -18,7 +18,7 @@ from pearl_sb3.optimizers import PearlAdam
 
 class PearlExtractor(BaseFeaturesExtractor):
     """
-    Pretrained encoder and attention in place of SB3's ``NatureCNN`` (Andrada Meza et al., PEARL, arXiv 2106.05139).
+    Pretrained encoder and attention in place of SB3's ``NatureCNN`` (PEARL, arXiv 2106.05139).
 
     pixels (B, k*C, H, W) → k frames → tokens (B, k, N, D), each distinct frame encoded once → attention → features.
 
