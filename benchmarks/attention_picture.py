@@ -25,7 +25,7 @@ from pearl_sb3.attention.priors import frame_difference
 from pearl_sb3.attention.spatiotemporal import SpatioTemporalAttention, standardise
 
 matplotlib.use("Agg")
-from matplotlib import pyplot as plt  # noqa: E402  (the backend is chosen before)
+from matplotlib import pyplot as plt
 
 OUT = Path(__file__).parent / "results" / "attention.png"
 STEPS = 130

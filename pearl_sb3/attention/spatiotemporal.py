@@ -28,9 +28,8 @@ class SpatioTemporalAttention(nn.Module):
        elsewhere where that pays.
     3. What the queries read is projected to the features.
 
-    Attending jointly over all k*N tokens was measured to learn no faster at 2.4 times the cost; queries without the table,
-    as in Perceiver (Jaegle et al., 2021), to learn much slower. The factorisation follows TimeSformer's divided attention
-    (Bertasius et al., 2021).
+    Attending jointly over all k*N tokens, and queries without the table (Perceiver, Jaegle et al., 2021), are compared with this
+    in ``benchmarks/attention_study.py``. The factorisation follows TimeSformer's divided attention (Bertasius et al., 2021).
 
     :param token_shape: (N, D) of a frame's tokens, the summary first
     :param grid: Rows and columns of the token grid
@@ -90,7 +89,7 @@ def standardise(tokens: th.Tensor) -> th.Tensor:
 
     What all places share, the background, goes; what differs between them stays and is brought to one scale. Nothing is
     learned or remembered, so that PPO's update and the rollout before it see the same. Normalising each token over its
-    channels instead leaves the background in, and was measured to learn ten times slower on an untrained encoder.
+    channels instead leaves the background in (``token-norm`` in ``benchmarks/attention_study.py``).
 
     :param tokens: (B, k, N, D)
     :return: The same shape
