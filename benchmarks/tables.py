@@ -5,6 +5,7 @@ Example: ``python benchmarks/tables.py README.md``, or with ``--check`` to see w
 """
 
 import argparse
+import json
 import os
 import re
 from pathlib import Path
@@ -157,11 +158,55 @@ def learning(runs: curves.Runs) -> str:
     return "\n".join(lines)
 
 
+def probe(found: list[Row]) -> str:
+    """
+    :param found: rows of quick_probe.py
+    :return: the table of means over games, random twins (by seed) taken together
+    """
+    metrics = [(metric, n) for metric in ("f1", "r2", "r2_small") for n in (8000, 500)]
+    names = {"f1": "F1", "r2": "R²", "r2_small": "R², balls and missiles"}
+    heads = ["tokens", "seeds", *(f"{names[metric]}, {n:,} labels" for metric, n in metrics)]
+    lines = [f"| {' | '.join(heads)} |", "|---|" + "--:|" * (len(heads) - 1)]
+    subjects = dict.fromkeys(row["subject"].split(":")[0] for row in found)
+    for subject in subjects:
+        mine = [row for row in found if row["subject"].split(":")[0] == subject]
+        cells = []
+        for metric, n in metrics:
+            by_seed: dict[str, list[float]] = {}
+            for row in mine:
+                if (row["metric"], row["n_labels"]) == (metric, n):
+                    by_seed.setdefault(row["subject"], []).append(row["value"])
+            means = [sum(values) / len(values) for values in by_seed.values()]
+            spread = f" ({min(means):.3f} to {max(means):.3f})" if len(means) > 1 else ""
+            cells.append(f"{sum(means) / len(means):.3f}{spread}")
+        title = {"random": "twin with random weights", "pixels": "pixels, 42x42"}.get(subject, f"`{subject}`")
+        lines.append(f"| {title} | {len({row['subject'] for row in mine})} | {' | '.join(cells)} |")
+    games = ", ".join(dict.fromkeys(row["game"] for row in found))
+    return "\n".join([*lines, "", f"Means over {games}: `{found[-1]['command']}`."])
+
+
+def attention_study(found: list[Row]) -> str:
+    """
+    :param found: rows of attention_study.py
+    :return: the table of its last run
+    """
+    last = {(row["reader"], row["weights"], row["game"]): row for row in found}
+    games = list(dict.fromkeys(row["game"] for row in found))
+    heads = ["reader", "encoder", *(f"R², {game}" for game in games), "ms per update", "trained parameters"]
+    lines = [f"| {' | '.join(heads)} |", "|---|---|" + "--:|" * (len(heads) - 2)]
+    for reader, weights in dict.fromkeys((row["reader"], row["weights"]) for row in found):
+        cells = [last[reader, weights, game] for game in games if (reader, weights, game) in last]
+        values = [f"{row['r2']:.3f}" for row in cells]
+        time = f"{median(row['ms_per_update'] for row in cells):.0f}"
+        lines.append(f"| {reader} | {weights} | {' | '.join(values)} | {time} | {cells[0]['parameters']:,} |")
+    return "\n".join([*lines, "", f"After {cells[0]['updates']} updates: `{cells[0]['command']}`."])
+
+
 def fill(text: str, results: Path = rows.RESULTS) -> str:
     """
     Put the tables between their markers, ``<!-- throughput:begin -->`` and ``<!-- throughput:end -->`` and so on.
 
-    :param text: Markdown with any of the markers ``throughput``, ``breakdown``, ``learning``
+    :param text: Markdown with any of the markers ``throughput``, ``breakdown``, ``learning``, ``probe``, ``study``
     :param results: folder of the rows
     :return: the text with those tables replaced whose rows exist
     """
@@ -172,6 +217,10 @@ def fill(text: str, results: Path = rows.RESULTS) -> str:
         made = {"throughput": throughput(measured), "breakdown": breakdown(measured)}
     if runs:
         made["learning"] = learning(runs)
+    if (results / "quick_probe.json").exists():
+        made["probe"] = probe(json.loads((results / "quick_probe.json").read_text()))
+    if studied := rows.read(results / "attention_study.jsonl"):
+        made["study"] = attention_study(studied)
     for name, table in made.items():
         begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
         parts = re.split(f"({re.escape(begin)}).*?({re.escape(end)})", text, flags=re.DOTALL)
