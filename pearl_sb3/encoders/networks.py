@@ -14,8 +14,7 @@ class PearlConv(nn.Module):
     The convolutions of NatureCNN (Mnih et al., 2015), read before the last ReLU.
 
     A rectified map has lost half of what a linear layer could read. Cells lie 8 pixels apart and see 36 pixels each, so that
-    every object is in several cells' view. Tried and worse for an attention that learns to read positions from the tokens:
-    10x10 padded cells of 32 channels, which an earlier version had.
+    every object is in several cells' view.
 
     :param in_chans: Channels of the input; the weights that come with this package are for gray images.
     :param num_classes: 0 for none, else a linear classifier on the mean token.
