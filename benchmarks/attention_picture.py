@@ -64,7 +64,7 @@ def panels(extractor: PearlExtractor, stack: th.Tensor, trained: bool) -> dict[s
     found = {
         "screen": stack[0, -1].numpy(),
         "difference": frame_difference(frames, grid)[0, -1, 1:].view(grid).numpy(),
-        "encoder energy": standardise(tokens.float())[0, -1, 1:].norm(dim=1).view(grid).numpy(),
+        "encoder energy": standardise(tokens.float().clone())[0, -1, 1:].norm(dim=1).view(grid).numpy(),
     }
     if trained:
         fresh = SpatioTemporalAttention(extractor.encoder.token_shape, grid, 4)

@@ -73,7 +73,8 @@ class SpatioTemporalAttention(nn.Module):
         return logits.softmax(3).mean(1)
 
     def _values_keys_mask(self, tokens: th.Tensor, bias: th.Tensor | None) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
-        joined = standardise(tokens.float()).transpose(1, 2).flatten(2)  # (B, N, k * D)
+        # Laid out by place while still in half precision: these tensors are what most of the time goes to.
+        joined = standardise(tokens.transpose(1, 2).contiguous().float()).flatten(2)  # (B, N, k * D)
         places = F.relu(self.time(joined) + self.space)  # (B, N, width)
         values, keys = (x.unflatten(2, (N_HEADS, -1)).transpose(1, 2) for x in (places, self.keys(places)))
         mask = self.position[None]
@@ -91,13 +92,14 @@ def standardise(tokens: th.Tensor) -> th.Tensor:
     learned or remembered, so that PPO's update and the rollout before it see the same. Normalising each token over its
     channels instead leaves the background in (``token-norm`` in ``benchmarks/attention_study.py``).
 
-    :param tokens: (B, k, N, D)
+    :param tokens: (B, k, N, D) or (B, N, k, D); overwritten unless gradients flow through it
     :return: The same shape
     """
     variance, mean = th.var_mean(tokens, dim=(1, 2), keepdim=True, correction=0)
     # Channels that are nearly constant are not blown up; relative, because encoders differ in scale by a factor of a thousand.
     floor = 1e-3 * variance.mean(3, keepdim=True) + 1e-12
-    return (tokens - mean) * th.rsqrt(variance + floor)
+    scale = th.rsqrt(variance + floor)
+    return (tokens - mean) * scale if tokens.requires_grad else tokens.sub_(mean).mul_(scale)
 
 
 def _own_cell(grid: tuple[int, int]) -> th.Tensor:
