@@ -29,6 +29,14 @@ def test_features_depend_on_every_frame(name, tokens):
     )
 
 
+@pytest.mark.parametrize("n_frames", [1, K])
+def test_tokens_are_left_as_they_are(n_frames):
+    tokens = th.randn(2, n_frames, *SHAPE)
+    kept = tokens.clone()
+    make_attention("spatiotemporal", SHAPE, GRID, n_frames, 16)(tokens)
+    assert th.equal(tokens, kept)
+
+
 def test_order_of_frames_matters(tokens):
     attention = make_attention("spatiotemporal", SHAPE, GRID, K, 32)
     assert not th.allclose(attention(tokens), attention(tokens.flip(1)))

@@ -56,7 +56,7 @@ def load_encoder(
     key = (request, str(where), dtype)
     encoder = _encoders.get(key)
     if encoder is None:
-        encoder = FrozenEncoder(request, where, dtype, cache_bytes)
+        encoder = FrozenEncoder(request, where, precision, cache_bytes)
         # Two names of the same weights (a bundled name and its file, say) share one instance as well.
         encoder = _encoders.setdefault(encoder.identity, encoder)
         _encoders[key] = encoder
@@ -86,15 +86,17 @@ class FrozenEncoder:
 
     :param request: Which encoder
     :param device: Where it runs
-    :param dtype: Precision it computes in
+    :param precision: As for :func:`load_encoder`
     :param cache_bytes: Bound on the tokens kept
     """
 
-    def __init__(self, request: EncoderRequest, device: th.device, dtype: th.dtype, cache_bytes: int) -> None:
+    def __init__(self, request: EncoderRequest, device: th.device, precision: str, cache_bytes: int) -> None:
         parts = load_parts(request)
         self.request = request
         self.device = device
-        self.dtype = dtype
+        # Kept as asked for: on another device "auto" may mean another one.
+        self.precision = precision
+        self.dtype = dtype = _choose_precision(precision, device)
         self.facts = parts.facts
         self.reader = parts.reader.to(device)
         self.preprocess = parts.preprocess.to(device)
@@ -146,10 +148,9 @@ class FrozenEncoder:
         """
         if th.device(device) == self.device:
             return self
-        precision = {dtype: name for name, dtype in PRECISIONS.items()}[self.dtype]
         r = self.request
         return load_encoder(
-            r.name, r.weights, r.image_size, device, precision, r.grid, r.token_dim, self.cache.max_bytes, r.cache_dir
+            r.name, r.weights, r.image_size, device, self.precision, r.grid, r.token_dim, self.cache.max_bytes, r.cache_dir
         )
 
     def encode(self, frames: np.ndarray | th.Tensor) -> th.Tensor:
@@ -195,9 +196,18 @@ class FrozenEncoder:
         return self
 
     def __reduce__(self) -> tuple:
-        precision = {dtype: name for name, dtype in PRECISIONS.items()}[self.dtype]
         r = self.request
-        args = (r.name, r.weights, r.image_size, "auto", precision, r.grid, r.token_dim, self.cache.max_bytes, r.cache_dir)
+        args = (
+            r.name,
+            r.weights,
+            r.image_size,
+            "auto",
+            self.precision,
+            r.grid,
+            r.token_dim,
+            self.cache.max_bytes,
+            r.cache_dir,
+        )
         return load_encoder, args
 
     def __repr__(self) -> str:

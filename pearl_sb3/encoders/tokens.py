@@ -6,7 +6,7 @@ import torch as th
 from torch import nn
 from torch.nn import functional as F
 
-# Twice this many bytes in 2-byte floats. All patch tokens of a ViT-S/16 at 224 pixels take 30 times as much.
+# Twice this many bytes in 2-byte floats. All patch tokens of a ViT-S/16 at 224 pixels take 15 times as much.
 MAX_TOKEN_VALUES = 5120
 MAX_GRID_SIDE = 10
 
