@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import re
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,14 +12,13 @@ import numpy as np
 from ale_py import ALEInterface, LoggerMode, roms
 from tqdm import tqdm
 
+from pearl_sb3.atari.games import ROMS, game_key
+
 # ROM files that ale_py lists but this emulator cannot run by itself (two players only, or unknown to it).
 UNPLAYABLE = ("combat", "joust", "maze_craze", "warlords")
 
 # The AtariARI games: probes and agents are tested on them, so an encoder that saw them would not be "pretrained elsewhere".
-BENCHMARK_GAMES = tuple(
-    """asteroids berzerk bowling boxing breakout demon_attack freeway frostbite hero montezuma_revenge ms_pacman pitfall pong
-    private_eye qbert riverraid seaquest space_invaders tennis venture video_pinball yars_revenge""".split()
-)
+BENCHMARK_GAMES = tuple(ROMS.values())
 
 # Action games with a moving picture under random play. The near twins of benchmark games (pacman, pitfall2) are left out too.
 PRETRAINING_GAMES = tuple(
@@ -48,18 +46,6 @@ class Play:
         return hashlib.sha256(self.frames.tobytes() + self.ram.tobytes()).hexdigest()
 
 
-def _key(name: str) -> str:
-    """
-    Reduce any spelling of a game ("ALE/MsPacman-v5", "MsPacmanNoFrameskip-v4", "ms_pacman") to letters and digits.
-
-    :param name: The game as written by a user.
-    :return: Lower-case letters and digits of the game's own name.
-    """
-    name = re.sub(r"^ALE/|-v\d+$|-ram-v\d+$", "", name.strip())
-    name = re.sub(r"-ram$|NoFrameskip$|Deterministic$|-ram|-v\d+$", "", name)
-    return re.sub(r"[^a-z0-9]", "", name.lower())
-
-
 def resolve_games(names: Sequence[str]) -> list[str]:
     """
     Turn game names of any spelling into ROM names, and refuse the benchmark's games.
@@ -68,12 +54,12 @@ def resolve_games(names: Sequence[str]) -> list[str]:
     :return: ROM names in the given order, without repetition.
     :raises ValueError: If no game is named, a game is unknown, or one is among the benchmark's.
     """
-    known = {_key(rom): rom for rom in roms.get_all_rom_ids() if rom not in UNPLAYABLE}
+    known = {game_key(rom): rom for rom in roms.get_all_rom_ids() if rom not in UNPLAYABLE}
     games = []
     for name in names:
-        if _key(name) not in known:
+        if game_key(name) not in known:
             raise ValueError(f"Unknown game {name!r}. Known: {', '.join(sorted(known.values()))}.")
-        games.append(known[_key(name)])
+        games.append(known[game_key(name)])
     if not games:
         raise ValueError("No game to pretrain on: name at least one, e.g. --games Alien,Amidar.")
     refused = [game for game in games if game in BENCHMARK_GAMES]
