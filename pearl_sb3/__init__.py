@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pearl_sb3.encoders import load_encoder
     from pearl_sb3.extractor import PearlCombinedExtractor, PearlExtractor, pearl_policy_kwargs
+    from pearl_sb3.probing.probe import ProbeResult, probe
 
 __version__ = "0.1.0"
 
@@ -16,9 +17,11 @@ _LAZY = {
     "PearlCombinedExtractor": "pearl_sb3.extractor",
     "pearl_policy_kwargs": "pearl_sb3.extractor",
     "load_encoder": "pearl_sb3.encoders",
+    "probe": "pearl_sb3.probing.probe",
+    "ProbeResult": "pearl_sb3.probing.probe",
 }
 
-__all__ = ["PearlCombinedExtractor", "PearlExtractor", "load_encoder", "pearl_policy_kwargs"]
+__all__ = ["PearlCombinedExtractor", "PearlExtractor", "ProbeResult", "load_encoder", "pearl_policy_kwargs", "probe"]
 
 
 def __getattr__(name: str) -> Any:

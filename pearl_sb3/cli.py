@@ -80,10 +80,25 @@ def pretrain(arguments: Sequence[str]) -> int:
     return command.main(parser.parse_args(arguments))
 
 
+def probe(arguments: Sequence[str]) -> int:
+    """
+    :param arguments: Command line after ``pearl probe``
+    :return: Exit status
+    """
+    from pearl_sb3.probing import command
+
+    parser = argparse.ArgumentParser(
+        prog="pearl probe", description="Measure how much of a game's hidden state a linear probe reads from an encoder."
+    )
+    command.add_arguments(parser)
+    return command.main(parser.parse_args(arguments))
+
+
 COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int | None], str]] = {
     "train": (train, "train a PEARL agent (rl_zoo3's train, with PEARL's hyperparameters)"),
     "enjoy": (enjoy, "watch a trained agent play (rl_zoo3's enjoy)"),
     "encoders": (encoders, "list the encoders on this machine, and how to get others"),
+    "probe": (probe, "measure how much of a game's state an encoder's tokens, or an agent's features, hold"),
     "pretrain": (pretrain, "make an encoder from frames of random play"),
 }
 

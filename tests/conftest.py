@@ -62,3 +62,17 @@ class DictEnv(PixelEnv):
 def frames() -> np.ndarray:
     """Eight distinct gray frames of 36x36, (B, H, W, C)."""
     return np.random.default_rng(0).integers(0, 256, (8, 36, 36, 1), dtype=np.uint8)
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory):
+    """Where the suite keeps labelled frames and embeddings."""
+    return tmp_path_factory.mktemp("probing")
+
+
+@pytest.fixture(scope="session")
+def data(folder):
+    """1,200 steps of Pong in 8 episodes."""
+    from pearl_sb3.probing.data import collect
+
+    return collect("Pong", 1200, folder=folder, jobs=1, progress=False)

@@ -18,25 +18,13 @@ from pearl_sb3.probing.splits import entropy, paper_episodes, split
 from pearl_sb3.probing.subjects import Agent, Encoder, Function, Pixels, RandomCNN
 from pearl_sb3.probing.views import AgentView
 
-STEPS = 1200
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("probing")
-
-
-@pytest.fixture(scope="module")
-def data(folder):
-    return collect("Pong", STEPS, folder=folder, jobs=2, progress=False)
-
 
 def read_all(data):
     return np.concatenate([screens for _, screens, _ in data.chunks()])
 
 
 def test_every_step_and_every_reset_is_kept(data):
-    assert len(data) == STEPS + len(data.episodes())
+    assert len(data) == data.manifest["steps"] + len(data.episodes())
     assert data.ram.shape == (len(data), 128)
     assert len(data.starts) == 9 and data.starts[-1] == len(data)
     assert all(data.first[start] for start in data.starts[:-1])
@@ -54,21 +42,21 @@ def test_labels_belong_to_their_frames(data):
 
 
 def test_the_same_request_plays_the_same(data, tmp_path):
-    again = collect("ALE/Pong-v5", STEPS, folder=tmp_path, jobs=1, progress=False)
+    again = collect("ALE/Pong-v5", data.manifest["steps"], folder=tmp_path, jobs=1, progress=False)
     assert (again.ram == data.ram).all() and (again.digests == data.digests).all()
     assert again.id != "" and (read_all(again) == read_all(data)).all()
 
 
 def test_collected_data_is_reused_and_broken_files_are_played_again(data, folder, monkeypatch):
     before = {path: path.stat().st_mtime_ns for path in data.paths}
-    collect("pong", STEPS, folder=folder, progress=False)
+    collect("pong", data.manifest["steps"], folder=folder, progress=False)
     assert {path: path.stat().st_mtime_ns for path in data.paths} == before
 
     cut, gone = data.paths[2], data.paths[5]
     content = cut.read_bytes()
     cut.write_bytes(content[: len(content) // 2])
     gone.unlink()
-    again = collect("pong", STEPS, folder=folder, jobs=2, progress=False)
+    again = collect("pong", data.manifest["steps"], folder=folder, jobs=2, progress=False)
     changed = {path for path in again.paths if path.stat().st_mtime_ns != before[path]}
     assert changed == {cut, gone}
     assert (again.ram == data.ram).all() and (read_all(again)[::50] == read_all(data)[::50]).all()

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import ale_py
 import gymnasium as gym
 import h5py
 import hdf5plugin
@@ -54,7 +55,7 @@ def random_policy(env: gym.Env, rng: np.random.Generator) -> Callable[[np.ndarra
 
 def agent_policy(path: str, epsilon: float, env: gym.Env, rng: np.random.Generator) -> Callable[[np.ndarray, bool], int]:
     """
-    A trained agent that sees what it was trained on and sometimes acts at random, so that plays differ.
+    A trained agent that takes the action it likes best, and sometimes one at random, so that plays differ.
 
     :param path: Saved agent
     :param epsilon: Probability of a random action
@@ -74,7 +75,7 @@ def agent_policy(path: str, epsilon: float, env: gym.Env, rng: np.random.Generat
         observation = view.observe(screen, first)
         if rng.random() < epsilon:
             return chance(screen, first)
-        return int(view.agent.predict(observation, deterministic=False)[0])
+        return int(view.agent.predict(observation, deterministic=True)[0])
 
     return act
 
@@ -90,7 +91,7 @@ def play(segment: Segment, path: Path) -> str:
     :param path: File to write
     :return: SHA-256 of the file
     """
-    gym.register_envs(__import__("ale_py"))
+    gym.register_envs(ale_py)
     env = PearlAtariWrapper(gym.make(env_id(segment.game)), screen_size=SCREEN, color=True, clip_reward=False)
     console = env.unwrapped.ale  # type: ignore[attr-defined]
     rng = np.random.default_rng(segment.seed)

@@ -160,21 +160,28 @@ def collect(
     checksums = {name: value for name, value in known.items() if name in segments and _is_whole(place / name, value)}
     missing = {name: segment for name, segment in segments.items() if name not in checksums}
     if missing:
-        bar = tqdm(total=steps, desc=f"playing {spec.game}", unit="step", disable=not progress)
-        bar.update(sum(segments[name].steps for name in checksums))
-        jobs = min(jobs or os.cpu_count() or 1, len(missing))
-        # Spawned, not forked: PyTorch's threads in the parent do not survive a fork.
-        with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool, bar:
-            futures = {pool.submit(play, segment, place / name): name for name, segment in missing.items()}
-            try:
-                for future in as_completed(futures):
-                    checksums[futures[future]] = future.result()
-                    _write_manifest(place, spec, {name: checksums[name] for name in segments if name in checksums})
-                    bar.update(segments[futures[future]].steps)
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
+        with tqdm(total=steps, desc=f"playing {spec.game}", unit="step", disable=not progress) as bar:
+            bar.update(sum(segments[name].steps for name in checksums))
+            for name, checksum in _play_all(missing, place, jobs or os.cpu_count() or 1):
+                checksums[name] = checksum
+                _write_manifest(place, spec, {name: checksums[name] for name in segments if name in checksums})
+                bar.update(segments[name].steps)
     return LabelledFrames(place)
+
+
+def _play_all(segments: dict[str, Segment], place: Path, jobs: int) -> Iterator[tuple[str, str]]:
+    """Play segments, several at a time, and give name and checksum of each as it is done; one job plays in this process."""
+    if jobs == 1:
+        yield from ((name, play(segment, place / name)) for name, segment in segments.items())
+        return
+    # Spawned, not forked: PyTorch's threads in the parent do not survive a fork.
+    with ProcessPoolExecutor(min(jobs, len(segments)), mp_context=get_context("spawn")) as pool:
+        names = {pool.submit(play, segment, place / name): name for name, segment in segments.items()}
+        try:
+            yield from ((names[future], future.result()) for future in as_completed(names))
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
 def _read_manifest(place: Path) -> dict[str, str]:

@@ -15,6 +15,7 @@ from pearl_sb3.probing.views import AgentView
 
 # Subjects without an encoder's name.
 CONTROLS = ("majority", "pixels", "random-cnn")
+TWIN = ":random"
 READS = ("tokens", "summary")
 VIEWS = ("screen", "agent")
 
@@ -22,10 +23,15 @@ VIEWS = ("screen", "agent")
 class Subject(Protocol):
     """Turns screens into embeddings."""
 
-    #: Shown in tables
-    name: str
-    #: Decides, with the data, which embeddings come out; None if nothing can be said, then they are not kept
-    identity: str | None
+    @property
+    def name(self) -> str:
+        """Shown in tables."""
+        ...
+
+    @property
+    def identity(self) -> str | None:
+        """Decides, with the data, which embeddings come out; None if nothing can be said, then they are not kept."""
+        ...
 
     def embed(self, screens: np.ndarray, first: np.ndarray) -> np.ndarray:
         """
@@ -160,6 +166,26 @@ class Agent:
         :return: (n, features_dim), fp32
         """
         return self.view.features(screens, first).numpy()
+
+
+def make_subject(name: str, weights: str = "pretrained", **kwargs: Any) -> Subject:
+    """
+    Find what a name stands for.
+
+    :param name: ``"pixels"``, ``"random-cnn"``, or an encoder's name; ``"NAME:random"`` is the encoder's random-weights twin
+    :param weights: Weights of an encoder
+    :param kwargs: Further arguments of :class:`Encoder`
+    :return: The subject
+    :raises ValueError: for unknown names
+    :raises FileNotFoundError: if weights cannot be had
+    """
+    if name == "pixels":
+        return Pixels()
+    if name == "random-cnn":
+        return RandomCNN()
+    if name.endswith(TWIN):
+        name, weights = name.removesuffix(TWIN), "random"
+    return Encoder(name, weights, **kwargs)
 
 
 class Function:

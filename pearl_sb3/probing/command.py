@@ -1,0 +1,154 @@
+"""`pearl probe`: the command line of probing."""
+
+import argparse
+import re
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+from pearl_sb3.atari.games import GAMES, resolve_game
+from pearl_sb3.atari.labels import ANNOTATIONS
+from pearl_sb3.probing import tables
+from pearl_sb3.probing.data import STEPS
+from pearl_sb3.probing.probe import FEW_SHOT, probe
+from pearl_sb3.probing.published import published
+from pearl_sb3.probing.result import ProbeResult
+from pearl_sb3.probing.splits import PROTOCOLS
+from pearl_sb3.probing.subjects import READS, TWIN, VIEWS, Agent, make_subject
+
+EPILOG = f"""\
+what can be probed:
+  NAME               an encoder as in `pearl encoders`; NAME{TWIN} is its random-weights twin, the control
+  majority           the most frequent value of each variable
+  pixels             the gray screen at 42x42
+  random-cnn         AtariARI's encoder, untrained
+  --agent run.zip    the features of a trained SB3 agent
+
+examples:
+  pearl probe --game Pong --encoder pearl-tiny
+  pearl probe --game Boxing --encoder pearl-tiny --weights random --json twin.json
+  pearl probe --games all --encoders majority,random-cnn --protocol paper --annotations 2019 --out probes/paper
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """
+    Add the command's options to a parser.
+
+    :param parser: The parser
+    """
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = EPILOG
+    parser.add_argument("--game", "--games", dest="games", default="Pong", help="games, separated by commas, or all (22)")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--encoder", "--encoders", dest="encoders", default="pearl-tiny", help="names, separated by commas")
+    what.add_argument("--agent", help="zip of a trained agent, to probe its features")
+    parser.add_argument("--weights", default="pretrained", help="pretrained, random, or a weight file")
+    parser.add_argument("--image-size", type=int, help="side of the encoder's input in pixels")
+    parser.add_argument("--read", choices=READS, default="tokens", help="all tokens, or the summary token only")
+    parser.add_argument(
+        "--view", choices=VIEWS, default="screen", help="the whole screen in RGB, or 84x84 gray as an agent sees it"
+    )
+    parser.add_argument("--protocol", choices=PROTOCOLS, default="fixed", help="default: %(default)s")
+    parser.add_argument(
+        "--annotations", choices=ANNOTATIONS, default="current", help="set of variables (default: %(default)s)"
+    )
+    parser.add_argument("--steps", type=int, default=STEPS, help="env steps of play (default: %(default)s)")
+    parser.add_argument("--player", help="zip of an agent that plays with 20 %% random actions (default: random play)")
+    parser.add_argument("--hidden", type=int, help="units of a hidden layer (default: none, a linear probe)")
+    parser.add_argument(
+        "--few-shot",
+        nargs="?",
+        const=",".join(map(str, FEW_SHOT)),
+        help="also with so few labelled frames (default of the bare flag: %(const)s)",
+    )
+    parser.add_argument("--seed", type=int, default=42, help="of play, split and probe (default: %(default)s)")
+    parser.add_argument("--device", default="cpu", help="where probes are trained (default: %(default)s)")
+    parser.add_argument("--data", type=Path, help="folder of frames and embeddings (default: $PEARL_DATA or the user's cache)")
+    parser.add_argument("--json", type=Path, help="file for the result of one game and encoder")
+    parser.add_argument(
+        "--out", type=Path, help="folder for the results of many, with tables; what is there is not probed again"
+    )
+    parser.add_argument(
+        "--published",
+        default=",".join(tables.PUBLISHED),
+        help="published methods beside ours in the table (default: %(default)s)",
+    )
+
+
+def main(args: argparse.Namespace) -> int:
+    """
+    Run the command.
+
+    :param args: What :func:`add_arguments` asked for
+    :return: Exit status
+    :raises ValueError: for unknown names, or --json with more than one result
+    """
+    games = list(GAMES) if args.games == "all" else [resolve_game(game) for game in args.games.split(",")]
+    subjects = [f"agent {args.agent}"] if args.agent else args.encoders.split(",")
+    others = [name for name in args.published.split(",") if name]
+    for name in others:
+        published(name)
+    if args.json and len(games) * len(subjects) > 1:
+        raise ValueError(
+            f"--json holds one result, asked for {len(games)} games x {len(subjects)} encoders: use --out FOLDER."
+        )
+    results = []
+    for game in games:
+        for subject in subjects:
+            path = args.out / _file_name(game, subject, args) if args.out else None
+            if path is not None and path.exists():
+                results.append(ProbeResult.load(path))
+                continue
+            result = _probe(game, subject, args)
+            result.provenance["command"] = shlex.join(["pearl", *sys.argv[1:]])
+            for place in filter(None, (path, args.json)):
+                result.save(place)
+            results.append(result)
+            print(f"{result}\n", flush=True)
+    if len(results) > 1:
+        print(tables.markdown(tables.games_by_methods(results, others)))
+    if args.out:
+        print(*tables.write(results, args.out, others), sep="\n")
+    return 0
+
+
+def _probe(game: str, subject: str, args: argparse.Namespace) -> ProbeResult:
+    options: dict[str, Any] = dict(read=args.read, view=args.view)
+    if args.image_size is not None:
+        options["image_size"] = args.image_size
+    made: Any = subject
+    if args.agent:
+        made = Agent(args.agent)
+    elif subject != "majority":
+        made = make_subject(subject, args.weights, **options)
+    return probe(
+        made,
+        game,
+        args.protocol,
+        args.steps,
+        annotations=args.annotations,
+        hidden=args.hidden,
+        few_shot=[int(n) for n in args.few_shot.split(",")] if args.few_shot else (),
+        seed=args.seed,
+        player=args.player,
+        data=args.data,
+        device=args.device,
+    )
+
+
+def _file_name(game: str, subject: str, args: argparse.Namespace) -> str:
+    """Name a result after everything that decides it, so that other settings in the same folder are other files."""
+    parts = [game, subject, args.protocol, args.annotations, args.steps, f"seed{args.seed}"]
+    defaults = {
+        "weights": "pretrained",
+        "image_size": None,
+        "read": "tokens",
+        "view": "screen",
+        "hidden": None,
+        "player": None,
+    }
+    parts += [f"{key}={getattr(args, key)}" for key, default in defaults.items() if getattr(args, key) != default]
+    parts += [f"few={args.few_shot}"] if args.few_shot else []
+    return re.sub(r"[^\w.=,-]+", "_", "-".join(map(str, parts))) + ".json"

@@ -1,0 +1,142 @@
+"""Probe results as tables: games × methods, beside what others published."""
+
+import csv
+import io
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from statistics import mean
+
+from pearl_sb3.probing.published import published
+from pearl_sb3.probing.result import ProbeResult
+
+# Columns beside ours unless others are named: random agents' frames, 2019 annotations, and the PEARL paper's full image.
+PUBLISHED = ("MAJ-CLF", "RANDOM-CNN", "ST-DIM", "SUPERVISED", "PEARL FI")
+Table = tuple[list[str], list[list[str]]]
+
+
+def games_by_methods(results: Sequence[ProbeResult], others: Sequence[str] = PUBLISHED) -> Table:
+    """
+    Lay F1 of each game and method side by side.
+
+    :param results: In any order
+    :param others: Published methods to show beside them, see :func:`pearl_sb3.probing.published.published`
+    :return: Header and lines; the last line holds means over the games of this table, where a method has all of them
+    :raises ValueError: for an unknown published method
+    """
+    games = sorted({result.game for result in results})
+    ours: dict[str, dict[str, float]] = {}
+    for result in results:
+        ours.setdefault(f"{result.subject}", {})[result.game] = result.f1
+    table = {**ours, **{f"{name} (published)": published(name)[name] for name in others}}
+    lines = [[game, *(_cell(column.get(game)) for column in table.values())] for game in games]
+    means = [mean(column[game] for game in games) if set(games) <= set(column) else None for column in table.values()]
+    return ["game", *table], [*lines, ["mean", *map(_cell, means)]]
+
+
+def categories_by_methods(results: Sequence[ProbeResult]) -> Table:
+    """
+    Average F1 of each category over the games that have it.
+
+    :param results: In any order
+    :return: Header and lines
+    """
+    methods = list(dict.fromkeys(result.subject for result in results))
+    names = list(dict.fromkeys(name for result in results for name in result.categories))
+    lines = []
+    for name in names:
+        per_method = {
+            method: [r.categories[name]["f1"] for r in results if r.subject == method and name in r.categories]
+            for method in methods
+        }
+        lines.append([name, *(_cell(mean(values) if values else None) for values in per_method.values())])
+    return ["category", *methods], lines
+
+
+def _cell(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"
+
+
+def markdown(table: Table) -> str:
+    """
+    :param table: Header and lines
+    :return: A Markdown table
+    """
+    header, lines = table
+    rule = ["---", *("---:" for _ in header[1:])]
+    return "\n".join("| " + " | ".join(line) + " |" for line in [header, rule, *lines]) + "\n"
+
+
+def comma_separated(table: Table) -> str:
+    """
+    :param table: Header and lines
+    :return: CSV
+    """
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([table[0], *table[1]])
+    return text.getvalue()
+
+
+def latex(table: Table) -> str:
+    """
+    :param table: Header and lines
+    :return: A LaTeX tabular in booktabs' style
+    """
+    header, lines = table
+
+    def row(cells: Sequence[str]) -> str:
+        return " & ".join(cell.replace("_", r"\_").replace("%", r"\%") for cell in cells) + r" \\"
+
+    body = [row(header), r"\midrule", *map(row, lines[:-1]), r"\midrule", row(lines[-1])]
+    return "\n".join(
+        [rf"\begin{{tabular}}{{l{'r' * (len(header) - 1)}}}", r"\toprule", *body, r"\bottomrule", r"\end{tabular}", ""]
+    )
+
+
+WRITERS: dict[str, Callable[[Table], str]] = {"md": markdown, "csv": comma_separated, "tex": latex}
+
+
+def write(results: Sequence[ProbeResult], folder: Path, others: Sequence[str] = PUBLISHED) -> list[Path]:
+    """
+    Write both tables in every format, and a plot of the categories.
+
+    :param results: In any order
+    :param folder: Where to
+    :param others: Published methods to show
+    :return: The files
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    written = []
+    for name, table in (("games", games_by_methods(results, others)), ("categories", categories_by_methods(results))):
+        for suffix, writer in WRITERS.items():
+            path = folder / f"{name}.{suffix}"
+            path.write_text(writer(table))
+            written.append(path)
+    return [*written, plot(categories_by_methods(results), folder / "categories.png")]
+
+
+def plot(table: Table, path: Path) -> Path:
+    """
+    Draw a group of bars per category.
+
+    :param table: What :func:`categories_by_methods` gave
+    :param path: File of the picture
+    :return: The file
+    """
+    # Imported here: drawing is the last thing a long run does, and the rest needs none of it.
+    from matplotlib.figure import Figure
+
+    header, lines = table
+    figure = Figure(figsize=(2 + 1.8 * len(lines), 3.6), layout="constrained")
+    axis = figure.subplots()
+    width = 0.8 / (len(header) - 1)
+    for index, method in enumerate(header[1:]):
+        heights = [float(line[index + 1] or "nan") for line in lines]
+        axis.bar([place + index * width for place in range(len(lines))], heights, width * 0.95, label=method)
+    ticks = [place + 0.4 - width / 2 for place in range(len(lines))]
+    axis.set_xticks(ticks, [line[0].replace("_", "\n", 1).replace("_", " ") for line in lines], fontsize=8)
+    axis.set_ylabel("F1")
+    axis.set_ylim(0, 1)
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.legend(frameon=False, fontsize=8)
+    figure.savefig(path, dpi=120)
+    return path
