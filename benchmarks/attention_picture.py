@@ -1,9 +1,10 @@
 """
 Draw where priors, encoder and a trained agent's attention look.
 
-One row per game: the screen, the change since the frame before (``prior="difference"``), the energy of the encoder's tokens
-(length of each cell's token after the attention's standardisation), and, for the game the agent was trained on, how much
-attention each cell receives from all queries together, relative to the start of training.
+One column per moment of a game that the agent plays. Rows: the change since the frame before (``prior="difference"``), the energy
+of the encoder's tokens (length of each cell's token after the attention's standardisation), and how much attention each cell
+receives from all queries together, relative to the start of training. Each row has one colour scale,
+black up to its median.
 
 Example: ``python benchmarks/attention_picture.py --agent pearl/ppo/PongNoFrameskip-v4_1/PongNoFrameskip-v4.zip``
 """
@@ -28,76 +29,77 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
 OUT = Path(__file__).parent / "results" / "attention.png"
-STEPS = 130
 
 
-def stack_of(game: str, model: PPO | None, seed: int) -> th.Tensor:
+def stacks_of(game: str, model: PPO, seed: int, moments: list[int]) -> list[th.Tensor]:
     """
-    Play for a while and give the last observation.
+    Play, and keep some observations.
 
     :param game: Name as in ``PongNoFrameskip-v4``
-    :param model: Who plays; None plays at random
+    :param model: Who plays
     :param seed: Seed of game and play
-    :return: (1, 4, 84, 84) uint8
+    :param moments: Env steps whose observations to keep, ascending
+    :return: (1, 4, 84, 84) uint8 of each moment
     """
     env = VecFrameStack(make_atari_env(f"{game}NoFrameskip-v4", n_envs=1, seed=seed), 4)
-    env.action_space.seed(seed)
     observation = env.reset()
-    for _ in range(STEPS):
-        action = np.array([env.action_space.sample()]) if model is None else model.predict(observation)[0]
-        observation, _, _, _ = env.step(action)
+    kept = []
+    for step in range(moments[-1] + 1):
+        if step in moments:
+            kept.append(th.as_tensor(observation.transpose(0, 3, 1, 2).copy()))
+        observation, _, _, _ = env.step(model.predict(observation, deterministic=True)[0])
     env.close()
-    return th.as_tensor(observation.transpose(0, 3, 1, 2).copy())
+    return kept
 
 
 @th.no_grad()
-def panels(extractor: PearlExtractor, stack: th.Tensor, trained: bool) -> dict[str, np.ndarray]:
+def panels(extractor: PearlExtractor, stack: th.Tensor) -> dict[str, np.ndarray]:
     """
-    :param extractor: Of the agent, or a fresh one
+    :param extractor: Of the agent
     :param stack: (1, 4, 84, 84) uint8
-    :param trained: Whether its attention was trained on this game
-    :return: Images by title
+    :return: What the cells of the newest frame have, (rows, columns) by title
     """
     frames = extractor.layout.frames(stack)
     grid = extractor.encoder.grid
     tokens = extractor.tokens(frames)
+    fresh = SpatioTemporalAttention(extractor.encoder.token_shape, grid, frames.shape[1])
+    received = extractor.attention.maps(tokens)[0].sum(0)[1:] / fresh.maps(tokens)[0].sum(0)[1:]
     found = {
-        "screen": stack[0, -1].numpy(),
-        "difference": frame_difference(frames, grid)[0, -1, 1:].view(grid).numpy(),
-        "encoder energy": standardise(tokens.float().clone())[0, -1, 1:].norm(dim=1).view(grid).numpy(),
+        "change between frames": frame_difference(frames, grid)[0, -1, 1:],
+        "energy of the encoder's tokens": standardise(tokens.float().clone())[0, -1, 1:].norm(dim=1),
+        "learned attention": received,
     }
-    if trained:
-        fresh = SpatioTemporalAttention(extractor.encoder.token_shape, grid, 4)
-        received = extractor.attention.maps(tokens)[0].sum(0)[1:] / fresh.maps(tokens)[0].sum(0)[1:]
-        found["learned attention"] = received.view(grid).numpy()
-    return found
+    return {title: values.view(grid).numpy() for title, values in found.items()}
 
 
 def main() -> None:
     """Draw the picture."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--agent", type=Path, required=True, help="zip of a PPO agent with a PEARL extractor")
-    parser.add_argument("--trained-on", default="Pong", help="its game")
-    parser.add_argument("--games", default="Pong,Breakout,Seaquest", help="games to draw, separated by commas")
+    parser.add_argument("--game", default="Pong", help="its game, as in PongNoFrameskip-v4, without the suffix")
+    parser.add_argument("--moments", default="75,88,102,116,130", help="env steps to draw, ascending, separated by commas")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=OUT)
     args = parser.parse_args()
     gym.register_envs(ale_py)
     agent = PPO.load(args.agent, device="cpu")
-    extractor = agent.policy.features_extractor
-    games = args.games.split(",")
-    figure, axes = plt.subplots(len(games), 4, figsize=(9, 2.4 * len(games)), squeeze=False)
-    for row, game in zip(axes, games, strict=True):
-        trained = game == args.trained_on
-        images = panels(extractor, stack_of(game, agent if trained else None, args.seed), trained)
-        for axis in row:
+    stacks = stacks_of(args.game, agent, args.seed, [int(moment) for moment in args.moments.split(",")])
+    moments = [panels(agent.policy.features_extractor, stack) for stack in stacks]
+    titles = list(moments[0])
+    figure, axes = plt.subplots(len(titles), len(stacks), figsize=(1.9 * len(stacks), 2.0 * len(titles)), squeeze=False)
+    for row, title in zip(axes, titles, strict=True):
+        shown = [images[title] for images in moments]
+        low, high = np.median(shown), np.max(shown)
+        for axis, stack, images in zip(row, stacks, moments, strict=True):
+            height, width = stack.shape[-2:]
+            axis.imshow(stack[0, -1], cmap="gray")
+            axis.imshow(
+                images[title], "inferno", alpha=0.6, extent=(0, width, height, 0), interpolation="bicubic", vmin=low, vmax=high
+            )
             axis.axis("off")
-        for axis, (title, image) in zip(row, images.items(), strict=False):
-            axis.imshow(images["screen"], cmap="gray")
-            if title != "screen":
-                axis.imshow(image, cmap="inferno", alpha=0.6, extent=(0, 84, 84, 0), interpolation="bicubic")
-            axis.set_title(f"{game}: {title}", fontsize=9)
+        row[0].set_title(title, fontsize=10, loc="left")
     figure.tight_layout()
+    args.out.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(args.out, dpi=110)
     print(args.out)
 

@@ -117,7 +117,7 @@ def draw(runs: Runs, path: Path) -> None:
                 row_axes[1].plot([row["seconds"] / 60 for row in points], returns, color=color, lw=1.2)
             steps = [row["env_steps"] for row in min(seeds.values(), key=len)]
             returns = np.mean([at(points, steps) for points in seeds.values()], 0)
-            row_axes[0].plot(steps, returns, color=color, lw=2.2, label=f"{label} ({len(seeds)} seeds)")
+            row_axes[0].plot(steps, returns, color=color, lw=2.2, label=f"{label} ({len(seeds)} seed{'s' * (len(seeds) > 1)})")
         row_axes[0].set(xlabel="env steps", ylabel=f"{game}: mean return of the last 100 episodes")
         row_axes[1].set(xlabel="minutes of training")
         row_axes[0].legend()

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch as th
 
-CHUNK = 4096
+CHUNK = 2048
 # A feature whose deviation is below this share of the typical one is constant but for rounding.
 CONSTANT = 1e-4
 # Rare features reach large values on unseen episodes; a bound keeps one of them from deciding a frame.
@@ -16,7 +16,7 @@ ROUNDING = 1e-6
 # Added to each direction's variance before it is scaled to 1, in units of a standardised feature's: keeps noise small.
 DAMPING = 0.1
 # Bytes of decorrelated features to keep for one split; more are computed again in every epoch.
-MEMORY = 1 << 30
+MEMORY = 3 << 29
 
 
 def check_inputs(features: np.ndarray, labels: np.ndarray | None = None, **splits: np.ndarray) -> None:

@@ -43,7 +43,7 @@ class RidgeProbe:
         return th.cat(parts).clamp_(0, 255).cpu().numpy()
 
 
-@th.inference_mode()
+@th.no_grad()
 def fit_ridge(
     features: np.ndarray,
     labels: np.ndarray,
@@ -67,9 +67,9 @@ def fit_ridge(
     """
     check_inputs(features, labels, train=train, val=val)
     inputs = inputs or Decorrelator.fit(features, train, device)
-    values = th.from_numpy(labels).to(inputs.variance.device)
-    bias = values[train].float().mean(0)
-    moments = inputs.moments(features, train, lambda frames: values[frames] - bias)
+    device = inputs.variance.device
+    bias = th.from_numpy(labels[train]).to(device, th.float32).mean(0)
+    moments = inputs.moments(features, train, lambda frames: th.from_numpy(labels[frames]).to(device) - bias)
     val_inputs = inputs(features, val)
     weights = [inputs.solve(moments, strength) for strength in STRENGTHS]
     guesses = [(val_inputs @ weight + bias).clamp_(0, 255).cpu().numpy() for weight in weights]
