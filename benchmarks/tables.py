@@ -15,6 +15,9 @@ import curves
 import rows
 from rows import Row
 
+from pearl_sb3.probing import tables as probe_tables
+from pearl_sb3.probing.result import ProbeResult
+
 NAMES = {
     "nature": "NatureCNN (SB3)",
     "obvious": "ViT-Tiny/16 at 96 px inside the policy",
@@ -41,6 +44,11 @@ def latest(measured: list[Row]) -> list[Row]:
 
 def _group(row: Row) -> Group:
     return row["algo"], row["n_epochs"] if row["algo"] == "ppo" else None
+
+
+def _title(group: Group) -> str:
+    algo, epochs = group
+    return algo.upper() + (f", {epochs} epochs" if epochs not in (None, 4) else "")
 
 
 def summary(measured: list[Row]) -> dict[Group, dict[str, Row]]:
@@ -73,7 +81,7 @@ def throughput(measured: list[Row]) -> str:
         "|---|---|--:|--:|--:|--:|--:|",
     ]
     for (algo, epochs), arms in summary(measured).items():
-        title = algo.upper() + (f", {epochs} epochs" if epochs not in (None, 4) else "")
+        title = _title((algo, epochs))
         for arm, row in arms.items():
             ratio = "" if row["ratio"] is None else f"{row['ratio']:.2f}"
             frames = "" if row["frames_per_step"] is None else f"{row['frames_per_step']:.2f}"
@@ -93,7 +101,7 @@ def breakdown(measured: list[Row]) -> str:
     for row in latest(measured):
         if row["breakdown"]:
             shares = [f"{row['breakdown'].get(section, 0):.0f}" for section in SECTIONS]
-            lines.append(f"| {row['algo'].upper()}, {NAMES[row['arm']]} | {' | '.join(shares)} |")
+            lines.append(f"| {_title(_group(row))}, {NAMES[row['arm']]} | {' | '.join(shares)} |")
     return "\n".join(lines)
 
 
@@ -202,11 +210,24 @@ def attention_study(found: list[Row]) -> str:
     return "\n".join([*lines, "", f"After {cells[0]['updates']} updates: `{cells[0]['command']}`."])
 
 
+def probes(results: list[ProbeResult]) -> str:
+    """
+    :param results: what ``pearl probe --out`` stored
+    :return: F1 of games and methods beside the published ones, and how to make it
+    """
+    made = results[0].provenance
+    frames = (
+        f"{made['data']['steps']:,} env steps of random play per game, seed {made['seed']}, {made['annotations']} annotations"
+    )
+    table = probe_tables.markdown(probe_tables.games_by_methods(results))
+    return f"{table}\nF1, {frames}: `{made['command']}`."
+
+
 def fill(text: str, results: Path = rows.RESULTS) -> str:
     """
     Put the tables between their markers, ``<!-- throughput:begin -->`` and ``<!-- throughput:end -->`` and so on.
 
-    :param text: Markdown with any of the markers ``throughput``, ``breakdown``, ``learning``, ``probe``, ``study``
+    :param text: Markdown with any of the markers ``throughput``, ``breakdown``, ``learning``, ``probe``, ``study``, ``probes``
     :param results: folder of the rows
     :return: the text with those tables replaced whose rows exist
     """
@@ -221,6 +242,9 @@ def fill(text: str, results: Path = rows.RESULTS) -> str:
         made["probe"] = probe(json.loads((results / "quick_probe.json").read_text()))
     if studied := rows.read(results / "attention_study.jsonl"):
         made["study"] = attention_study(studied)
+    if stored := sorted((results / "probes").glob("*.json")):
+        # In the order of the command that made them: controls first.
+        made["probes"] = probes(sorted(map(ProbeResult.load, stored), key=lambda result: result.provenance["time"]))
     for name, table in made.items():
         begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
         parts = re.split(f"({re.escape(begin)}).*?({re.escape(end)})", text, flags=re.DOTALL)

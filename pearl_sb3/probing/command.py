@@ -4,6 +4,7 @@ import argparse
 import re
 import shlex
 import sys
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--few-shot",
         nargs="?",
         const=",".join(map(str, FEW_SHOT)),
-        help="also with so few labelled frames (default of the bare flag: %(const)s)",
+        help="also with so few labelled frames, separated by commas (the bare flag: %(const)s, those that half the steps allow)",
     )
     parser.add_argument("--seed", type=int, default=42, help="of play, split and probe (default: %(default)s)")
     parser.add_argument("--device", default="cpu", help="where probes are trained (default: %(default)s)")
@@ -103,6 +104,7 @@ def main(args: argparse.Namespace) -> int:
                 continue
             result = _probe(game, subject, args)
             result.provenance["command"] = shlex.join(["pearl", *sys.argv[1:]])
+            result.provenance["time"] = datetime.now(timezone.utc).isoformat(timespec="seconds")
             for place in filter(None, (path, args.json)):
                 result.save(place)
             results.append(result)
@@ -130,12 +132,18 @@ def _probe(game: str, subject: str, args: argparse.Namespace) -> ProbeResult:
         args.steps,
         annotations=args.annotations,
         hidden=args.hidden,
-        few_shot=[int(n) for n in args.few_shot.split(",")] if args.few_shot else (),
+        few_shot=_few_shot(args),
         seed=args.seed,
         player=args.player,
         data=args.data,
         device=args.device,
     )
+
+
+def _few_shot(args: argparse.Namespace) -> list[int]:
+    asked = [int(n) for n in args.few_shot.split(",")] if args.few_shot else []
+    # What was asked for by number has to be possible; of our own choice, what is.
+    return [n for n in asked if n <= args.steps // 2] if asked == list(FEW_SHOT) else asked
 
 
 def _file_name(game: str, subject: str, args: argparse.Namespace) -> str:

@@ -76,14 +76,15 @@ def rows(features: np.ndarray, index: np.ndarray, device: str | th.device = "cpu
     return values
 
 
-def chunks(index: np.ndarray, size: int = CHUNK) -> list[np.ndarray]:
+def chunks(index: np.ndarray, size: int | None = None) -> list[np.ndarray]:
     """
     Cut a list of frames into parts.
 
     :param index: Frames
-    :param size: Frames per part
+    :param size: Frames per part, None for 2,048
     :return: The parts
     """
+    size = size or CHUNK
     return [index[at : at + size] for at in range(0, len(index), size)]
 
 
@@ -159,13 +160,14 @@ class Decorrelator:
         :param index: Training frames
         :param device: Where to compute
         :return: The decorrelator
-        :raises ValueError: if no feature changes
+        :raises ValueError: for wrong shapes, no frames, features that are not finite, or if none changes
         """
+        check_inputs(features, train=index)
         index = np.asarray(index)
         standardise = Standardiser.fit(features, index, device)
         if not standardise.scale.any():
             raise ValueError(
-                f"No feature changes over the {len(index):,} training frames: the encoder gives the same for every frame."
+                f"No feature changes over the {len(index):,} training frames: look at what the encoder is given and what it gives."
             )
         n, dim = len(index), features.shape[1]
         if n < dim:

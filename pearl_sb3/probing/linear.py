@@ -23,7 +23,7 @@ from pearl_sb3.probing.heads import Classes, LinearHeads, MLPHeads
 from pearl_sb3.probing.inputs import Decorrelated, Decorrelator, check_inputs, chunks
 
 # From strong to weak: of equals the stronger one wins. On weights of standardised features, per frame.
-LEAST_SQUARES_STRENGTHS = (10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 1e-3)
+LEAST_SQUARES_STRENGTHS = (10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 1e-3, 1e-4)
 STRENGTHS = (1e-3, 1e-4, 1e-5)
 # What an output of 1 of the least squares is worth as a logit.
 LOGIT = 10.0

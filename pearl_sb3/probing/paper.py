@@ -186,14 +186,18 @@ class _Trainer:
         :param targets: (batch, variables), int64
         :param training: (variables,), which ones to change
         """
+        weight, bias = self.weight, self.bias
+        if not training.all():
+            weight, bias, targets = weight[training], bias[training], targets[:, training]
         # The gradient with respect to the logits: probabilities, less 1 for the true class.
-        errors = _logits(inputs, self.weight, self.bias).softmax(2)
+        errors = _logits(inputs, weight, bias).softmax(2)
         errors.scatter_add_(2, targets[:, :, None], th.full_like(errors[:, :, :1], -1))
         errors = errors.flatten(1) / len(inputs)
-        gradients = zip((errors.T @ inputs).view_as(self.weight), errors.sum(0).view_as(self.bias), strict=True)
-        for group, pair, trains in zip(self.adam.param_groups, gradients, training, strict=True):
-            for parameter, gradient in zip(group["params"], pair, strict=True):
-                parameter.grad = gradient if trains else None
+        gradients = zip((errors.T @ inputs).view_as(weight), errors.sum(0).view_as(bias), strict=True)
+        for group, trains in zip(self.adam.param_groups, training, strict=True):
+            # Adam leaves alone what has no gradient.
+            for parameter, gradient in zip(group["params"], next(gradients) if trains else (None, None), strict=True):
+                parameter.grad = gradient
         self.adam.step()
 
     def set_rates(self, rates: np.ndarray) -> None:

@@ -83,6 +83,10 @@ def probe(
     frames = collect(game, steps, seed, player, folder=data, progress=progress)
     parts = split(frames, variables, protocol, seed)
     train, val, test = (np.concatenate(part) for part in (parts.train, parts.val, parts.test))
+    if max(few_shot, default=0) > len(train):
+        raise ValueError(
+            f"few_shot={max(few_shot)}: the training episodes have {len(train):,} frames. Collect more steps, or ask for fewer."
+        )
     features = np.zeros((len(frames), 1), np.float32)
     if made is not None:
         features = embeddings(frames, made, data_folder(data), progress)
@@ -138,10 +142,6 @@ def _subject(subject: Any) -> Subject:
 def _few_shot(n: int, features: np.ndarray, parts: Split, test: np.ndarray, shared: dict[str, Any]) -> Scores:
     """Fit with ``n`` labelled frames in all: the fifth of them that chooses the regularisation is no gift."""
     train = np.concatenate(parts.train)
-    if n > len(train):
-        raise ValueError(
-            f"few_shot={n}: the training episodes have {len(train):,} frames. Collect more steps, or ask for fewer."
-        )
     chosen = np.random.default_rng([shared["seed"], n]).choice(train, n, replace=False)
     n_val = max(1, n // 5)
     fitted = fit_fixed(features, parts.labels, np.sort(chosen[n_val:]), np.sort(chosen[:n_val]), progress=False, **shared)
