@@ -220,14 +220,16 @@ def probes(results: list[ProbeResult]) -> str:
         f"{made['data']['steps']:,} env steps of random play per game, seed {made['seed']}, {made['annotations']} annotations"
     )
     table = probe_tables.markdown(probe_tables.games_by_methods(results))
-    return f"{table}\nF1, {frames}: `{made['command']}`."
+    commands = dict.fromkeys(f"`{result.provenance['command']}`" for result in results)
+    return f"{table}\nF1, protocol {results[0].protocol}, {frames}: {' and '.join(commands)}."
 
 
 def fill(text: str, results: Path = rows.RESULTS) -> str:
     """
     Put the tables between their markers, ``<!-- throughput:begin -->`` and ``<!-- throughput:end -->`` and so on.
 
-    :param text: Markdown with any of the markers ``throughput``, ``breakdown``, ``learning``, ``probe``, ``study``, ``probes``
+    :param text: Markdown with any of the markers ``throughput``, ``breakdown``, ``learning``, ``probe``, ``study``, ``probes``,
+        ``probes_paper``
     :param results: folder of the rows
     :return: the text with those tables replaced whose rows exist
     """
@@ -242,9 +244,10 @@ def fill(text: str, results: Path = rows.RESULTS) -> str:
         made["probe"] = probe(json.loads((results / "quick_probe.json").read_text()))
     if studied := rows.read(results / "attention_study.jsonl"):
         made["study"] = attention_study(studied)
-    if stored := sorted((results / "probes").glob("*.json")):
-        # In the order of the command that made them: controls first.
-        made["probes"] = probes(sorted(map(ProbeResult.load, stored), key=lambda result: result.provenance["time"]))
+    for name in ("probes", "probes_paper"):
+        if stored := sorted((results / name).glob("*.json")):
+            # In the order of the command that made them: controls first.
+            made[name] = probes(sorted(map(ProbeResult.load, stored), key=lambda result: result.provenance["time"]))
     for name, table in made.items():
         begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
         parts = re.split(f"({re.escape(begin)}).*?({re.escape(end)})", text, flags=re.DOTALL)
