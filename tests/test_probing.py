@@ -137,6 +137,7 @@ def test_matrix_resumes_and_makes_tables(data, folder, tmp_path, capsys):
     assert len(results) == 4
     stamps = [path.stat().st_mtime_ns for path in results]
     capsys.readouterr()
+    arguments[arguments.index("--encoders") + 1] = "pixels"
     assert cli.main(arguments) == 0
     assert [path.stat().st_mtime_ns for path in results] == stamps
     head, *lines = csv.reader(io.StringIO((tmp_path / "games.csv").read_text()))

@@ -69,7 +69,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", type=Path, help="folder of frames and embeddings (default: $PEARL_DATA or the user's cache)")
     parser.add_argument("--json", type=Path, help="file for the result of one game and encoder")
     parser.add_argument(
-        "--out", type=Path, help="folder for the results of many, with tables; what is there is not probed again"
+        "--out",
+        type=Path,
+        help="folder for many results, with tables of all in it; what is there is not probed again",
     )
     parser.add_argument(
         "--published",
@@ -109,11 +111,20 @@ def main(args: argparse.Namespace) -> int:
                 result.save(place)
             results.append(result)
             print(f"{result}\n", flush=True)
+    if args.out:
+        results = _stored(args)
     if len(results) > 1:
         print(tables.markdown(tables.games_by_methods(results, others)))
     if args.out:
         print(*tables.write(results, args.out, others), sep="\n")
     return 0
+
+
+def _stored(args: argparse.Namespace) -> list[ProbeResult]:
+    """Give all results of the folder that can be laid side by side, those of earlier commands too, oldest first."""
+    loaded = [ProbeResult.load(path) for path in sorted(args.out.glob("*.json"))]
+    like = [r for r in loaded if (r.protocol, r.provenance["annotations"]) == (args.protocol, args.annotations)]
+    return sorted(like, key=lambda result: result.provenance["time"])
 
 
 def _probe(game: str, subject: str, args: argparse.Namespace) -> ProbeResult:
