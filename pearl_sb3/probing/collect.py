@@ -18,7 +18,7 @@ from pearl_sb3.probing.views import AgentView
 
 SCREEN = (210, 160)
 RAM_BYTES = 128
-# Frames compressed together: neighbours in time are nearly the same, so 32 of them take half of what they take one by one.
+# Frames compressed together: neighbours in time are nearly the same, which zstd finds only within a chunk.
 CHUNK = 32
 
 

@@ -6,8 +6,7 @@ The default probe: what a careful person would run.
 3. From the best of these, cross-entropy (Adam, cosine decay) at several strengths at once, all variables as one matrix.
 4. Each variable keeps the weights, of all those, with the best accuracy on the validation frames.
 
-Step 2 is best with many features and few labels, step 3 with few features: where values lie side by side along a direction, least
-squares hides those in the middle behind their neighbours.
+Step 2 serves many features and few labels, step 3 few features, whose values a straight line cannot tell apart.
 """
 
 from collections.abc import Iterator
