@@ -52,6 +52,19 @@ def check_inputs(features: np.ndarray, labels: np.ndarray | None = None, **split
             raise ValueError(f"{name!r} names frames {index.min()} to {index.max()}, the features have frames 0 to {n - 1}.")
 
 
+def frames_to_predict(features: np.ndarray, index: np.ndarray | None) -> np.ndarray:
+    """
+    Say which frames a prediction is for.
+
+    :param features: (n_frames, dim)
+    :param index: Frames, None for all
+    :return: Frames
+    :raises ValueError: if the features have another shape
+    """
+    check_inputs(features)
+    return np.arange(len(features)) if index is None else np.asarray(index)
+
+
 def rows(features: np.ndarray, index: np.ndarray, device: str | th.device = "cpu") -> th.Tensor:
     """
     Read the features of some frames.

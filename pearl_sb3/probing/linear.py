@@ -19,7 +19,7 @@ import torch as th
 from tqdm import tqdm
 
 from pearl_sb3.probing.heads import Classes, LinearHeads, MLPHeads
-from pearl_sb3.probing.inputs import Decorrelated, Decorrelator, check_inputs, chunks
+from pearl_sb3.probing.inputs import Decorrelated, Decorrelator, check_inputs, chunks, frames_to_predict
 
 # From strong to weak: of equals the stronger one wins. On weights of standardised features, per frame.
 LEAST_SQUARES_STRENGTHS = (10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 1e-3, 1e-4)
@@ -64,8 +64,7 @@ class ClassProbe:
         :param index: Frames to predict, None for all
         :return: (len(index), variables), uint8
         """
-        check_inputs(features)
-        index = np.arange(len(features)) if index is None else np.asarray(index)
+        index = frames_to_predict(features, index)
         guesses = [self.classes.choose(self.heads(self.inputs(features, part))[:, 0]) for part in chunks(index)]
         return np.concatenate(guesses)
 

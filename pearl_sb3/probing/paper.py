@@ -24,7 +24,7 @@ import torch as th
 from torch import nn
 from tqdm import tqdm
 
-from pearl_sb3.probing.inputs import Standardiser, check_inputs, chunks, rows
+from pearl_sb3.probing.inputs import Standardiser, check_inputs, chunks, frames_to_predict, rows
 from pearl_sb3.probing.metrics import VALUES
 
 BATCH = 64
@@ -62,8 +62,7 @@ class PaperProbe:
         :param index: Frames to predict, None for all
         :return: (len(index), variables), uint8
         """
-        check_inputs(features)
-        index = np.arange(len(features)) if index is None else np.asarray(index)
+        index = frames_to_predict(features, index)
         read = self.standardise or (lambda values, part: rows(values, part, self.weight.device))
         guesses = [_logits(read(features, part), self.weight, self.bias).argmax(2) for part in chunks(index, 1024)]
         return th.cat(guesses).to("cpu", th.uint8).numpy()

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import torch as th
 
-from pearl_sb3.probing.inputs import Decorrelator, check_inputs, chunks
+from pearl_sb3.probing.inputs import Decorrelator, check_inputs, chunks, frames_to_predict
 from pearl_sb3.probing.metrics import mean_absolute_error
 
 # Penalties per frame, on weights of standardised features.
@@ -37,8 +37,7 @@ class RidgeProbe:
         :param index: Frames to predict, None for all
         :return: (len(index), variables), fp32, from 0 to 255
         """
-        check_inputs(features)
-        index = np.arange(len(features)) if index is None else np.asarray(index)
+        index = frames_to_predict(features, index)
         parts = [self.inputs(features, part) @ self.weight + self.bias for part in chunks(index)]
         return th.cat(parts).clamp_(0, 255).cpu().numpy()
 
