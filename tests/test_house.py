@@ -14,7 +14,7 @@ PACKAGE = ROOT / "pearl_sb3"
 
 # A module may import from its own room and from rooms above it.
 ROOMS = [
-    {"observations", "optimizers"},
+    {"observations", "optimizers", "provenance"},
     {"encoders"},
     {"attention"},
     {"extractor"},

@@ -51,6 +51,7 @@ def test_an_encoder_beats_the_majority(data, folder, protocol):
     assert low <= result.f1 <= high
     assert result.frames["test"] > 0 and result.episodes == {"train": 5, "val": 1, "test": 2}
     again = run("pearl-tiny", folder, protocol=protocol)
+    assert again.provenance.pop("seconds").keys() == result.provenance.pop("seconds").keys()
     assert again.to_dict() == result.to_dict()
 
 

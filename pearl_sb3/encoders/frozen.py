@@ -51,7 +51,7 @@ def load_encoder(
     :raises FileNotFoundError: weights not on this machine and not to be fetched; never replaced by random ones
     """
     where = th.device(("cuda" if th.cuda.is_available() else "cpu") if device == "auto" else device)
-    dtype = _choose_precision(precision, where)
+    dtype = choose_precision(precision, where)
     request = EncoderRequest(name, weights, image_size, grid, token_dim, cache_dir)
     key = (request, str(where), dtype)
     encoder = _encoders.get(key)
@@ -64,7 +64,13 @@ def load_encoder(
     return encoder
 
 
-def _choose_precision(precision: str, device: th.device) -> th.dtype:
+def choose_precision(precision: str, device: th.device) -> th.dtype:
+    """
+    :param precision: ``"auto"`` or a name in ``PRECISIONS``
+    :param device: Where is computed
+    :return: The type; for ``"auto"`` bf16 where the device computes it natively, else fp32
+    :raises ValueError: for another name
+    """
     if precision == "auto":
         if device.type == "cuda":
             native = th.cuda.is_bf16_supported(including_emulation=False)
@@ -96,7 +102,7 @@ class FrozenEncoder:
         self.device = device
         # Kept as asked for: on another device "auto" may mean another one.
         self.precision = precision
-        self.dtype = dtype = _choose_precision(precision, device)
+        self.dtype = dtype = choose_precision(precision, device)
         self.facts = parts.facts
         self.reader = parts.reader.to(device)
         self.preprocess = parts.preprocess.to(device)

@@ -12,7 +12,7 @@ from pearl_sb3.atari.games import GAMES, resolve_game
 from pearl_sb3.atari.labels import ANNOTATIONS
 from pearl_sb3.probing import tables
 from pearl_sb3.probing.data import STEPS
-from pearl_sb3.probing.probe import FEW_SHOT, probe
+from pearl_sb3.probing.probe import FEW_SHOT, WITHOUT_EMBEDDINGS, probe
 from pearl_sb3.probing.published import published
 from pearl_sb3.probing.result import ProbeResult
 from pearl_sb3.probing.splits import PROTOCOLS
@@ -22,8 +22,10 @@ EPILOG = f"""\
 what can be probed:
   NAME               an encoder as in `pearl encoders`; NAME{TWIN} is its random-weights twin, the control
   majority           the most frequent value of each variable
-  pixels             the gray screen at 42x42
+  pixels, pca        the gray screen at 42x42; 512 principal components of it at 84x84
   random-cnn         AtariARI's encoder, untrained
+  st-dim, cpc        the same, trained on other play of the game without labels (an hour a game on two cores; --updates)
+  supervised         the same, trained on the labels of the training episodes: the ceiling
   --agent run.zip    the features of a trained SB3 agent
 
 examples:
@@ -64,6 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         const=",".join(map(str, FEW_SHOT)),
         help="also with so few labelled frames, separated by commas (the bare flag: %(const)s, those that half the steps allow)",
     )
+    parser.add_argument("--updates", type=int, help="gradient steps at most of what is trained on the game (default: 5000)")
     parser.add_argument("--seed", type=int, default=42, help="of play, split and probe (default: %(default)s)")
     parser.add_argument("--device", default="cpu", help="where probes are trained (default: %(default)s)")
     parser.add_argument("--data", type=Path, help="folder of frames and embeddings (default: $PEARL_DATA or the user's cache)")
@@ -134,8 +137,9 @@ def _probe(game: str, subject: str, args: argparse.Namespace) -> ProbeResult:
     made: Any = subject
     if args.agent:
         made = Agent(args.agent)
-    elif subject != "majority":
-        made = make_subject(subject, args.weights, **options)
+    elif subject not in WITHOUT_EMBEDDINGS:
+        learns = dict(game=game, folder=args.data, seed=args.seed, updates=args.updates)
+        made = make_subject(subject, args.weights, **learns, **options)
     return probe(
         made,
         game,
@@ -146,6 +150,7 @@ def _probe(game: str, subject: str, args: argparse.Namespace) -> ProbeResult:
         few_shot=_few_shot(args),
         seed=args.seed,
         player=args.player,
+        updates=args.updates,
         data=args.data,
         device=args.device,
     )
@@ -167,6 +172,7 @@ def _file_name(game: str, subject: str, args: argparse.Namespace) -> str:
         "view": "screen",
         "hidden": None,
         "player": None,
+        "updates": None,
     }
     parts += [f"{key}={getattr(args, key)}" for key, default in defaults.items() if getattr(args, key) != default]
     parts += [f"few={args.few_shot}"] if args.few_shot else []

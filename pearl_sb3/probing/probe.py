@@ -1,27 +1,29 @@
 """Probe anything on any of the 22 games: data, embeddings, split, probe and scores, joined."""
 
-import platform
 from collections.abc import Callable, Sequence
-from importlib.metadata import version
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 import numpy as np
 
-from pearl_sb3 import __version__
 from pearl_sb3.atari.labels import categories, state_variables
-from pearl_sb3.probing.data import STEPS, collect, data_folder
+from pearl_sb3.probing.data import STEPS, LabelledFrames, collect, data_folder
 from pearl_sb3.probing.embeddings import embeddings
-from pearl_sb3.probing.inputs import Decorrelator
-from pearl_sb3.probing.linear import fit_fixed
+from pearl_sb3.probing.linear import ClassProbe, fit_fixed
 from pearl_sb3.probing.majority import fit_majority
 from pearl_sb3.probing.metrics import mean_absolute_error
 from pearl_sb3.probing.paper import fit_paper, sample_paper
 from pearl_sb3.probing.regression import fit_ridge
 from pearl_sb3.probing.result import ProbeResult, Scores, score
+from pearl_sb3.probing.screens import gray_frames
 from pearl_sb3.probing.splits import Split, split
 from pearl_sb3.probing.subjects import Function, Subject, make_subject
+from pearl_sb3.probing.supervised import UPDATES, fit_supervised
+from pearl_sb3.provenance import commit, machine, versions
 
+# What reads the data itself instead of embeddings.
+WITHOUT_EMBEDDINGS = ("majority", "supervised")
 LOCALIZATION = ("small_object_localization", "agent_localization", "other_localization")
 FEW_SHOT = (100, 500, 2000, 10_000)
 
@@ -37,6 +39,7 @@ def probe(
     few_shot: Sequence[int] = (),
     seed: int = 42,
     player: str | None = None,
+    updates: int | None = None,
     data: str | Path | None = None,
     device: str = "cpu",
     progress: bool = True,
@@ -58,16 +61,18 @@ def probe(
 
         print(probe(my_model, "Pong", steps=5000))
 
-    :param subject: An encoder's name as for :func:`pearl_sb3.load_encoder`; ``"majority"``, ``"pixels"`` or ``"random-cnn"``;
-        anything :mod:`pearl_sb3.probing.subjects` makes; or a function of screens (n, 210, 160, 3) uint8 that gives (n, dim)
+    :param subject: An encoder's name as for :func:`pearl_sb3.load_encoder`; ``"majority"``, ``"pixels"``, ``"pca"``,
+        ``"random-cnn"``, ``"st-dim"``, ``"cpc"``, or ``"supervised"``; anything :mod:`pearl_sb3.probing.subjects` makes; or a
+        function of screens (n, 210, 160, 3) uint8 that gives (n, dim)
     :param game: One of the 22 games, in any spelling
     :param protocol: ``"fixed"`` or ``"paper"``
     :param steps: Env steps of play
     :param annotations: ``"current"`` (336 variables, the PEARL paper's) or ``"2019"`` (308, those of ST-DIM's tables)
-    :param hidden: Units of a hidden layer, None for the linear probe
+    :param hidden: Units of a hidden layer, None for the linear probe; ``"majority"`` and ``"supervised"`` have no such layer
     :param few_shot: Numbers of labelled frames to repeat the ``"fixed"`` probe with
     :param seed: Seed of play, split and probe
     :param player: Saved agent that plays with 20 % random actions; None plays at random
+    :param updates: Gradient steps at most of what is trained on the game, None for 5,000
     :param data: Folder of frames and embeddings, see :func:`pearl_sb3.probing.data.data_folder`
     :param device: Where probes are trained
     :param progress: Whether to show progress bars
@@ -79,40 +84,49 @@ def probe(
         raise ValueError('protocol="paper" has a linear probe on all labels: leave out hidden and few_shot, or use "fixed".')
     # Before any playing, so that a wrong name costs no minutes.
     variables = state_variables(game, annotations)
-    made = None if subject == "majority" else make_subject(subject) if isinstance(subject, str) else _subject(subject)
+    made: str | Subject
+    if not isinstance(subject, str):
+        made = _subject(subject)
+    elif subject in WITHOUT_EMBEDDINGS:
+        made = subject
+    else:
+        made = make_subject(subject, game=game, folder=data, seed=seed, updates=updates, progress=progress)
+    clock = [perf_counter()]
     frames = collect(game, steps, seed, player, folder=data, progress=progress)
+    clock.append(perf_counter())
     parts = split(frames, variables, protocol, seed)
     train, val, test = (np.concatenate(part) for part in (parts.train, parts.val, parts.test))
     if max(few_shot, default=0) > len(train):
         raise ValueError(
             f"few_shot={max(few_shot)}: the training episodes have {len(train):,} frames. Collect more steps, or ask for fewer."
         )
-    features = np.zeros((len(frames), 1), np.float32)
-    if made is not None:
-        features = embeddings(frames, made, data_folder(data), progress)
-    few: dict[int, Scores] = {}
-    errors = None
-    if made is None:
-        fitted: Any = fit_majority(parts.labels, train)
-    elif protocol == "paper":
-        fitted = fit_paper(features, parts.labels, parts.train, parts.val, seed=seed, device=device, progress=progress)
+    if protocol == "paper" and made != "majority":
         test = sample_paper(parts.test, np.random.default_rng(seed)).ravel()
-    else:
-        inputs = Decorrelator.fit(features, train, device)
-        shared: dict[str, Any] = dict(hidden=hidden, seed=seed, device=device)
-        fitted = fit_fixed(features, parts.labels, train, val, inputs=inputs, progress=progress, **shared)
-        ridge = fit_ridge(features, parts.labels, train, val, inputs=inputs, device=device)
-        errors = mean_absolute_error(parts.labels[test], ridge.predict(features, test))
-        few = {n: _few_shot(n, features, parts, test, shared) for n in few_shot}
-    scores = score(parts.labels[test], fitted.predict(features, test), _episode_of(parts.test, test), parts.variables, seed)
-    game_scores, overall, per_category, per_variable = scores
-    if errors is not None:
-        for name, error in zip(parts.variables, errors, strict=True):
-            if set(categories(name)) & set(LOCALIZATION):
-                per_variable[name]["mae"] = float(error)
+    features = _features(made, frames, data_folder(data), progress)
+    clock.append(perf_counter())
+    options: dict[str, Any] = dict(seed=seed, progress=progress)
+    if made == "supervised":
+        options |= dict(updates=updates or UPDATES, folder=data_folder(data))
+    elif made != "majority":
+        options |= dict(hidden=hidden, device=device) if protocol == "fixed" else dict(device=device)
+
+    def fit(train: np.ndarray, val: np.ndarray) -> Any:
+        return _fit(made, protocol, features, parts, train, val, frames, options)
+
+    fitted = fit(train, val)
+    errors: Sequence[float] = ()
+    if isinstance(fitted, ClassProbe):
+        ridge = fit_ridge(features, parts.labels, train, val, inputs=fitted.inputs, device=device)
+        errors = mean_absolute_error(parts.labels[test], ridge.predict(features, test)).tolist()
+    few = {n: _score(fit(*_few(n, train, seed)), features, parts, test, seed)[0] for n in few_shot}
+    clock.append(perf_counter())
+    game_scores, overall, per_category, per_variable = _score(fitted, features, parts, test, seed)
+    for name, error in zip(parts.variables, errors, strict=False):
+        if set(categories(name)) & set(LOCALIZATION):
+            per_variable[name]["mae"] = error
     return ProbeResult(
         game=frames.manifest["game"],
-        subject="majority" if made is None else made.name,
+        subject=made if isinstance(made, str) else made.name,
         protocol=protocol,
         game_scores=game_scores,
         overall=overall,
@@ -125,11 +139,16 @@ def probe(
             "annotations": annotations,
             "constant_variables": parts.dropped,
             "data": {key: value for key, value in frames.manifest.items() if key != "segments"},
-            "embedding": None if made is None else made.identity,
-            "dim": None if made is None else features.shape[1],
+            "embedding": getattr(made, "identity", None),
+            "dim": None if isinstance(made, str) else features.shape[1],
             "hidden": hidden,
             "seed": seed,
-            "versions": _versions(),
+            "training": getattr(fitted if made == "supervised" else made, "facts", None) or None,
+            # What was on disk already took no time.
+            "seconds": dict(zip(("frames", "embeddings", "probes"), np.diff(clock).round(1).tolist(), strict=True)),
+            "versions": versions(),
+            "machine": machine(),
+            **commit(),
         },
     )
 
@@ -139,22 +158,49 @@ def _subject(subject: Any) -> Subject:
     return subject if is_subject else Function(subject)
 
 
-def _few_shot(n: int, features: np.ndarray, parts: Split, test: np.ndarray, shared: dict[str, Any]) -> Scores:
-    """Fit with ``n`` labelled frames in all: the fifth of them that chooses the regularisation is no gift."""
-    train = np.concatenate(parts.train)
-    chosen = np.random.default_rng([shared["seed"], n]).choice(train, n, replace=False)
+def _features(made: str | Subject, frames: LabelledFrames, folder: Path, progress: bool) -> np.ndarray:
+    """Give what a probe reads: embeddings, or for the supervised network the screens themselves."""
+    if made == "supervised":
+        return gray_frames(frames, progress)
+    return np.zeros((len(frames), 1), np.float32) if isinstance(made, str) else embeddings(frames, made, folder, progress)
+
+
+def _fit(
+    made: str | Subject,
+    protocol: str,
+    features: np.ndarray,
+    parts: Split,
+    train: np.ndarray,
+    val: np.ndarray,
+    frames: LabelledFrames,
+    options: dict[str, Any],
+) -> Any:
+    """Fit what belongs to the subject and the protocol."""
+    if made == "majority":
+        return fit_majority(parts.labels, train)
+    if made == "supervised":
+        return fit_supervised(features, parts.labels, train, val, data=frames, variables=parts.variables, **options)
+    if protocol == "paper":
+        # All of each part: how it samples is a matter of episodes, and there are no few labels under this protocol.
+        return fit_paper(features, parts.labels, parts.train, parts.val, **options)
+    return fit_fixed(features, parts.labels, train, val, **options)
+
+
+def _few(n: int, train: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Draw ``n`` labelled frames in all: the fifth of them that chooses the regularisation is no gift."""
+    chosen = np.random.default_rng([seed, n]).choice(train, n, replace=False)
     n_val = max(1, n // 5)
-    fitted = fit_fixed(features, parts.labels, np.sort(chosen[n_val:]), np.sort(chosen[:n_val]), progress=False, **shared)
+    return np.sort(chosen[n_val:]), np.sort(chosen[:n_val])
+
+
+def _score(
+    fitted: Any, features: np.ndarray, parts: Split, test: np.ndarray, seed: int
+) -> tuple[Scores, Scores, dict[str, Scores], dict[str, Scores]]:
     guess = fitted.predict(features, test)
-    return score(parts.labels[test], guess, _episode_of(parts.test, test), parts.variables, shared["seed"])[0]
+    return score(parts.labels[test], guess, _episode_of(parts.test, test), parts.variables, seed)
 
 
 def _episode_of(episodes: list[np.ndarray], frames: np.ndarray) -> np.ndarray:
     """Give the number of each frame's episode; episodes and their frames ascend only within themselves."""
     owner = {int(frame): number for number, episode in enumerate(episodes) for frame in episode}
     return np.array([owner[int(frame)] for frame in frames])
-
-
-def _versions() -> dict[str, str]:
-    names = ("torch", "timm", "stable_baselines3", "ale_py", "gymnasium", "numpy")
-    return {"python": platform.python_version(), "pearl_sb3": __version__, **{name: version(name) for name in names}}

@@ -4,17 +4,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
-import cv2
 import numpy as np
 import torch as th
-from torch import nn
 
 from pearl_sb3.encoders import load_encoder
 from pearl_sb3.probing.collect import file_checksum
+from pearl_sb3.probing.reference import reference_cnn
+from pearl_sb3.probing.screens import gray, gray_small
+from pearl_sb3.probing.trained import OBJECTIVES, UPDATES, PixelPCA, SelfSupervisedCNN
 from pearl_sb3.probing.views import AgentView
 
-# Subjects without an encoder's name.
-CONTROLS = ("majority", "pixels", "random-cnn")
 TWIN = ":random"
 READS = ("tokens", "summary")
 VIEWS = ("screen", "agent")
@@ -54,8 +53,7 @@ class Pixels:
         :param first: (n,)
         :return: (n, 1764), fp16, in [0, 1]
         """
-        small = [cv2.resize(gray, (42, 42), interpolation=cv2.INTER_AREA) for gray in _gray(screens)]
-        return (np.stack(small).reshape(len(screens), -1) / 255).astype(np.float16)
+        return (gray_small(screens, 42).reshape(len(screens), -1) / 255).astype(np.float16)
 
 
 class RandomCNN:
@@ -79,29 +77,7 @@ class RandomCNN:
         :param first: (n,)
         :return: (n, 256), fp32
         """
-        return self.network(th.from_numpy(_gray(screens))[:, None] / 255).numpy()
-
-
-def reference_cnn(features_dim: int = 256) -> nn.Sequential:
-    """
-    Make the encoder of AtariARI's experiments (Anand et al. 2019, arXiv 1906.08226, appendix; methods/encoders.py).
-
-    :param features_dim: Size of the embedding
-    :return: (B, 1, 210, 160) in [0, 1] → (B, features_dim)
-    """
-    layers = [
-        *(nn.Conv2d(1, 32, 8, 4), nn.ReLU()),
-        *(nn.Conv2d(32, 64, 4, 2), nn.ReLU()),
-        *(nn.Conv2d(64, 128, 4, 2), nn.ReLU()),
-        *(nn.Conv2d(128, 64, 3, 1), nn.ReLU()),
-        *(nn.Flatten(), nn.Linear(9 * 6 * 64, features_dim)),
-    ]
-    for layer in layers:
-        if isinstance(layer, nn.Conv2d | nn.Linear):
-            nn.init.orthogonal_(layer.weight, nn.init.calculate_gain("relu"))
-            assert layer.bias is not None
-            nn.init.zeros_(layer.bias)
-    return nn.Sequential(*layers)
+        return self.network(th.from_numpy(gray(screens))[:, None] / 255).numpy()
 
 
 class Encoder:
@@ -141,8 +117,7 @@ class Encoder:
         :return: (n, N * D) or, for the summary, (n, D), fp16
         """
         if self.view == "agent":
-            seen = [cv2.resize(gray, (84, 84), interpolation=cv2.INTER_AREA) for gray in _gray(screens)]
-            screens = np.stack(seen)[..., None]
+            screens = gray_small(screens, 84)[..., None]
         tokens = self.encoder.encode(screens)
         return (tokens[:, 0] if self.read == "summary" else tokens.flatten(1)).cpu().numpy()
 
@@ -168,12 +143,28 @@ class Agent:
         return self.view.features(screens, first).numpy()
 
 
-def make_subject(name: str, weights: str = "pretrained", **kwargs: Any) -> Subject:
+def make_subject(
+    name: str,
+    weights: str = "pretrained",
+    *,
+    game: str = "Pong",
+    folder: str | Path | None = None,
+    seed: int = 42,
+    updates: int | None = None,
+    progress: bool = True,
+    **kwargs: Any,
+) -> Subject:
     """
     Find what a name stands for.
 
-    :param name: ``"pixels"``, ``"random-cnn"``, or an encoder's name; ``"NAME:random"`` is the encoder's random-weights twin
+    :param name: ``"pixels"``, ``"pca"``, ``"random-cnn"``, ``"st-dim"``, ``"cpc"``, or an encoder's name; ``"NAME:random"`` is the
+        encoder's random-weights twin
     :param weights: Weights of an encoder
+    :param game: Game that ``"pca"``, ``"st-dim"`` and ``"cpc"`` learn from
+    :param folder: Where its frames and the weights learnt are kept, see :func:`pearl_sb3.probing.data.data_folder`
+    :param seed: Seed of weights and play
+    :param updates: Gradient steps of ``"st-dim"`` and ``"cpc"`` at most
+    :param progress: Whether to show progress bars
     :param kwargs: Further arguments of :class:`Encoder`
     :return: The subject
     :raises ValueError: for unknown names
@@ -183,6 +174,10 @@ def make_subject(name: str, weights: str = "pretrained", **kwargs: Any) -> Subje
         return Pixels()
     if name == "random-cnn":
         return RandomCNN()
+    if name == "pca":
+        return PixelPCA(game, folder, seed, progress=progress)
+    if name in OBJECTIVES:
+        return SelfSupervisedCNN(name, game, folder, seed, updates=updates or UPDATES, progress=progress)
     if name.endswith(TWIN):
         name, weights = name.removesuffix(TWIN), "random"
     return Encoder(name, weights, **kwargs)
@@ -216,8 +211,3 @@ class Function:
                 f"{embeddings.dtype} of shape {embeddings.shape}. Flatten what is behind the first dimension."
             )
         return embeddings
-
-
-def _gray(screens: np.ndarray) -> np.ndarray:
-    """(n, H, W, 3) → (n, H, W), as the reference and SB3 do it."""
-    return np.stack([cv2.cvtColor(screen, cv2.COLOR_RGB2GRAY) for screen in screens])

@@ -1,0 +1,1 @@
+"""Self-supervised objectives: pure functions of embeddings."""
