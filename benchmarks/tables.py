@@ -9,7 +9,7 @@ import json
 import os
 import re
 from pathlib import Path
-from statistics import median
+from statistics import fmean, median
 
 import curves
 import rows
@@ -224,12 +224,71 @@ def probes(results: list[ProbeResult]) -> str:
     return f"{table}\nF1, protocol {results[0].protocol}, {frames}: {' and '.join(commands)}."
 
 
+def pitfalls(found: list[Row]) -> str:
+    """
+    :param found: rows of probe_pitfalls.py
+    :return: the ladder of its last settings: F1 of each line, and the change to the line it is compared with
+    """
+    setting = ("steps", "annotations", "seed")
+    found = [row for row in found if all(row[name] == found[-1][name] for name in setting)]
+    f1 = {(row["line"], row["game"], row["encoder"]): row["f1"] for row in found}
+    lines = {row["line"]: row for row in sorted(found, key=lambda row: row["number"])}
+    columns = list(dict.fromkeys((row["game"], row["encoder"]) for row in found))
+    groups = [[column] for column in columns] + ([columns] if len(columns) > 1 else [])
+    heads = ["each line keeps the changes above it", *(f"{game}, {encoder}" for game, encoder in columns), "mean"]
+    heads = heads[: len(groups) + 1]
+    table = [f"| {' | '.join(heads)} |", "|---|" + "--:|" * (len(heads) - 1)]
+    for line, row in lines.items():
+        table.append(f"| {row['title']} | {' | '.join(_change(f1, line, row['against'], group) for group in groups)} |")
+    last = found[-1]
+    frames = f"{last['steps']:,} env steps of random play per game, seed {last['seed']}, {last['annotations']} annotations"
+    compared = (
+        "in brackets the change to the line above; an aside is not kept, the line below it is compared with the one above it"
+    )
+    return "\n".join([*table, "", f"F1, {compared}. {frames}: {source(found)}"])
+
+
+def _change(f1: dict[tuple[str, str, str], float], line: str, against: str | None, columns: list[tuple[str, str]]) -> str:
+    """Give the mean over columns at a line, and how it differs from another line; nothing where a row is missing."""
+    needed = [[(name, *column) for column in columns] for name in (line, against or line)]
+    if not all(place in f1 for places in needed for place in places):
+        return ""
+    mean, before = (fmean(f1[place] for place in places) for places in needed)
+    return f"{mean:.3f}" + (f" ({mean - before:+.3f})" if against else "")
+
+
+def probe_speed(found: list[Row]) -> str:
+    """
+    :param found: rows of probe_speed.py
+    :return: the table of the last row of each game: seconds of the three ways, and their ratios
+    """
+    heads = [
+        "game",
+        "variables",
+        "encoder per variable (reference), s",
+        "encoder per batch, s",
+        "stored embeddings, s",
+        "ratio",
+    ]
+    heads += ["making the embeddings, s", "ratio with these", "same predictions", "peak memory, MB"]
+    lines = [f"| {' | '.join(heads)} |", "|---|" + "--:|" * (len(heads) - 1)]
+    last = list({row["game"]: row for row in found}.values())
+    for row in last:
+        seconds = {name: f"{value:.{0 if value >= 20 else 2}f}" for name, value in row["seconds"].items()}
+        shown = [row["game"], len(row["variables"]), seconds["reference"], seconds["shared"], seconds["stored"]]
+        shown += [f"{row['ratio']:.0f}", seconds["embedding"], f"{row['ratio_with_embedding']:.1f}"]
+        shown += [f"{100 * min(row['same_predictions'].values()):.1f} %", f"{row['peak_mb']:,.0f}"]
+        lines.append(f"| {' | '.join(map(str, shown))} |")
+    frames = f"{last[-1]['epochs']} epochs over {last[-1]['train_frames']:,} frames of {last[-1]['game']}"
+    return "\n".join([*lines, "", f"{frames}, {last[-1]['encoder']}: {source(last)}"])
+
+
 def fill(text: str, results: Path = rows.RESULTS) -> str:
     """
     Put the tables between their markers, ``<!-- throughput:begin -->`` and ``<!-- throughput:end -->`` and so on.
 
     :param text: Markdown with any of the markers ``throughput``, ``breakdown``, ``learning``, ``probe``, ``study``, ``probes``,
-        ``probes_paper``
+        ``probes_paper``, ``pitfalls``, ``probe_speed``
     :param results: folder of the rows
     :return: the text with those tables replaced whose rows exist
     """
@@ -244,6 +303,10 @@ def fill(text: str, results: Path = rows.RESULTS) -> str:
         made["probe"] = probe(json.loads((results / "quick_probe.json").read_text()))
     if studied := rows.read(results / "attention_study.jsonl"):
         made["study"] = attention_study(studied)
+    if climbed := rows.read(results / "probe_pitfalls.jsonl"):
+        made["pitfalls"] = pitfalls(climbed)
+    if timed := rows.read(results / "probe_speed.jsonl"):
+        made["probe_speed"] = probe_speed(timed)
     for name in ("probes", "probes_paper"):
         if stored := sorted((results / name).glob("*.json")):
             # In the order of the command that made them: controls first.

@@ -4,13 +4,24 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch as th
+
+from pearl_sb3 import probe
+from pearl_sb3.atari.labels import state_variables
+from pearl_sb3.probing.embeddings import embeddings
+from pearl_sb3.probing.paper import fit_paper
+from pearl_sb3.probing.subjects import RandomCNN
+from pearl_sb3.provenance import PACKAGES
 
 BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
 
 import curves  # noqa: E402
 import learning  # noqa: E402
+import probe_pitfalls  # noqa: E402
+import probe_speed  # noqa: E402
 import rows  # noqa: E402
 import tables  # noqa: E402
 from clock import Clock  # noqa: E402
@@ -35,7 +46,7 @@ def test_failed_append_changes_nothing(tmp_path):
 def test_provenance_says_how_to_measure_again():
     row = json.loads(json.dumps(rows.provenance(seed=3)))
     assert row["seed"] == 3
-    assert set(row["versions"]) == {"python", *rows.PACKAGES}
+    assert set(row["versions"]) == {"python", *PACKAGES}
     assert row["machine"]["torch_threads"] > 0 and row["machine"]["cores"] > 0
     assert str(rows.ROOT) not in json.dumps(row)
 
@@ -187,3 +198,100 @@ def test_learning_goes_on_after_a_kill(tmp_path, monkeypatch):
     assert not learning.run(learning_spec(), tmp_path, tmp_path)
     with pytest.raises(ValueError, match="choose another --label"):
         learning.run(learning_spec(steps=1280), tmp_path, tmp_path)
+
+
+def test_each_line_of_the_ladder_changes_one_thing():
+    lines = {line.name: line for line in probe_pitfalls.ladder()}
+    for line in list(lines.values())[1:]:
+        before = lines[line.against].switches
+        assert sum(line.switches[name] != before[name] for name in before) == 1, line.name
+    assert not any(line.against in ("duplicates", "faster") for line in lines.values())
+    on = {name for name, on in lines["fixed"].switches.items() if on is True}
+    assert on == {"shuffled", "standardise", "fixed"}
+
+
+@pytest.mark.parametrize("name", ["paper", pytest.param("fixed", marks=pytest.mark.slow)])
+def test_ladder_begins_and_ends_with_the_protocols(name, data, folder):
+    lines = [line for line in probe_pitfalls.ladder() if line.name == name]
+    features = embeddings(data, RandomCNN(), folder, progress=False)
+    ((_, figures),) = probe_pitfalls.climb(lines, data, features, state_variables("pong"), seed=42)
+    expected = probe("random-cnn", "Pong", name, data.manifest["steps"], data=folder, progress=False)
+    assert (figures["f1"], figures["accuracy"]) == (expected.f1, expected.accuracy)
+    assert figures["frames"]["train"] == expected.frames["train"]
+
+
+def test_pitfalls_go_on_where_they_stopped(data, folder, tmp_path, monkeypatch, capsys):
+    def run(*lines):
+        flags = ["--games", "Pong", "--encoders", "random-cnn", "--steps", str(data.manifest["steps"]), "--threads", "1"]
+        files = ["--data", str(folder), "--out", str(tmp_path / "rows.jsonl")]
+        monkeypatch.setattr(sys, "argv", ["probe_pitfalls.py", *flags, *files, "--lines", *lines])
+        probe_pitfalls.main()
+        return rows.read(tmp_path / "rows.jsonl")
+
+    first = run("paper", "scored-once")
+    assert [row["line"] for row in first] == ["paper", "scored-once"]
+    # One probe, tested twice.
+    assert first[0]["seconds"] == first[1]["seconds"] and first[0]["frames"]["test"] % 64 == 0
+    both = run("paper", "scored-once", "duplicates")
+    assert both[:2] == first and [row["line"] for row in both[2:]] == ["duplicates"]
+    assert both[2]["frames"]["test"] > first[1]["frames"]["test"]
+    assert run("paper", "scored-once") == both
+    assert "all lines are stored" in capsys.readouterr().out
+
+
+def pitfall(number, line, against, f1, game="pong", **more):
+    about = {key: MEASURED[0][key] for key in ("command", "commit", "machine", "versions")}
+    setting = {"steps": 5000, "annotations": "current", "seed": 42, "encoder": "x", **about}
+    return {"number": number, "line": line, "title": line, "against": against, "f1": f1, "game": game, **setting, **more}
+
+
+def test_pitfalls_are_compared_with_the_line_before():
+    found = [
+        pitfall(0, "a", None, 0.9, steps=100),
+        pitfall(2, "c", "a", 0.5),
+        pitfall(0, "a", None, 0.1),
+        pitfall(0, "a", None, 0.2),
+        pitfall(1, "aside", "a", 0.25),
+        pitfall(0, "a", None, 0.4, game="boxing"),
+        pitfall(2, "c", "a", 0.3, game="boxing"),
+    ]
+    table = tables.pitfalls(found).splitlines()
+    assert table[0].endswith("| pong, x | boxing, x | mean |")
+    assert table[2:5] == [
+        "| a | 0.200 | 0.400 | 0.300 |",
+        "| aside | 0.250 (+0.050) |  |  |",
+        "| c | 0.500 (+0.300) | 0.300 (-0.100) | 0.400 (+0.100) |",
+    ]
+
+
+def test_the_reference_way_leads_to_the_same_probe(data):
+    network, screens = RandomCNN().network, probe_speed.gray_screens(data)[:300]
+    labels = data.ram[:300, [state_variables("pong")[name] for name in ("player_y", "ball_x")]]
+    train, val = [np.arange(100), np.arange(100, 200)], [np.arange(200, 300)]
+    with th.no_grad():
+        features = network(th.from_numpy(screens)[:, None] / 255).numpy()
+    ours = fit_paper(features, labels, train, val, epochs=2, seed=3)
+    for shared in (False, True):
+        theirs = probe_speed.reference_way(network, screens, labels, train, val, epochs=2, seed=3, shared=shared)
+        assert th.allclose(theirs.weight, ours.weight, atol=1e-5) and th.allclose(theirs.bias, ours.bias, atol=1e-5)
+        assert [fact["val_accuracy"] for fact in theirs.facts] == [fact["val_accuracy"] for fact in ours.facts]
+    other = fit_paper(features, labels, train, val, epochs=2, seed=4)
+    assert not th.allclose(other.weight, ours.weight, atol=1e-3)
+
+
+def test_probe_speed_prints_and_stores_a_row(data, folder, tmp_path, monkeypatch, capsys):
+    flags = ["--frames", str(data.manifest["steps"]), "--epochs", "1", "--threads", "1", "--data", str(folder)]
+    monkeypatch.setattr(sys, "argv", ["probe_speed.py", *flags, "--out", str(tmp_path / "rows.jsonl")])
+    probe_speed.main()
+    (row,) = rows.read(tmp_path / "rows.jsonl")
+    seconds = row["seconds"]
+    assert row["ratio"] == pytest.approx(seconds["reference"] / seconds["stored"], rel=0.05)
+    assert min(row["same_predictions"].values()) > 0.99
+    assert row["embedded_frames"] == len(data) and row["data"] == data.id
+    assert f"| pong | {len(row['variables'])} |" in capsys.readouterr().out
+
+
+def test_probe_speed_needs_few_epochs(capsys):
+    with pytest.raises(SystemExit):
+        probe_speed.parse(["--epochs", "6"])
+    assert "give 1 to 5" in capsys.readouterr().err

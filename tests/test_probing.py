@@ -168,3 +168,15 @@ def test_matrix_resumes_and_makes_tables(data, folder, tmp_path, capsys):
 def test_bad_requests_name_the_fix(arguments, message, tmp_path, capsys):
     assert cli.main(["probe", "--data", str(tmp_path), *arguments]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_settings_that_differ_are_named_in_the_table(data, folder):
+    results = [run("random-cnn", folder), run("random-cnn", folder, hidden=8), run("random-cnn:3", folder)]
+    names = ["random-cnn", "random-cnn, 8 hidden", "random-cnn:3"]
+    assert tables.methods(results) == names
+    head, lines = tables.games_by_methods(results, others=())
+    assert head == ["game", *names]
+    assert lines[0][1:] == [f"{result.f1:.3f}" for result in results]
+    assert len({result.provenance["embedding"] for result in results}) == 2
+    head, lines = tables.categories_by_methods(results)
+    assert head[1:] == names and all(len(line) == 4 for line in lines)

@@ -131,10 +131,11 @@ class _Plateaus:
     Each variable's learning rate and end of training.
 
     :param n_variables: Variables
+    :param rate: Learning rate to begin with
     """
 
-    def __init__(self, n_variables: int) -> None:
-        self.rate = np.full(n_variables, LEARNING_RATE)
+    def __init__(self, n_variables: int, rate: float = LEARNING_RATE) -> None:
+        self.rate = np.full(n_variables, rate)
         self.training = np.ones(n_variables, bool)
         self.epochs = np.zeros(n_variables, int)
         self.best = np.full(n_variables, -np.inf)
@@ -169,13 +170,14 @@ class _Trainer:
 
     :param weight: (variables, 256, dim), changed in place
     :param bias: (variables, 256), changed in place
+    :param rate: Learning rate to begin with
     """
 
-    def __init__(self, weight: th.Tensor, bias: th.Tensor) -> None:
+    def __init__(self, weight: th.Tensor, bias: th.Tensor, rate: float = LEARNING_RATE) -> None:
         self.weight, self.bias = weight, bias
         # Views: Adam sees a parameter group per variable, the forward pass one matrix.
         groups = [{"params": list(pair)} for pair in zip(weight.unbind(), bias.unbind(), strict=True)]
-        self.adam = th.optim.Adam(groups, LEARNING_RATE, eps=1e-5, fused=weight.device.type in ("cpu", "cuda"))
+        self.adam = th.optim.Adam(groups, rate, eps=1e-5, fused=weight.device.type in ("cpu", "cuda"))
 
     def step(self, inputs: th.Tensor, targets: th.Tensor, training: np.ndarray) -> None:
         """
@@ -218,6 +220,7 @@ def fit_paper(
     *,
     seed: int = 42,
     epochs: int = 100,
+    learning_rate: float = LEARNING_RATE,
     last_weights: bool = True,
     episode_sampling: bool = True,
     standardise: bool = False,
@@ -233,6 +236,7 @@ def fit_paper(
     :param val_episodes: Frames of each validation episode
     :param seed: Seed of the initial weights and of the sampling
     :param epochs: At most so many (PEARL's loop counts from 1: 99)
+    :param learning_rate: To begin with; the reference's script has 3e-4, its class would have 5e-4
     :param last_weights: Keep the last weights; False: those of each variable's best validation accuracy
     :param episode_sampling: Sample episodes, then frames; False: visit every frame once in each epoch
     :param standardise: Give each feature mean 0 and deviation 1 on the training frames
@@ -249,7 +253,7 @@ def fit_paper(
     scaler = Standardiser.fit(features, np.concatenate(list(train_episodes)), device) if standardise else None
     read = scaler or (lambda values, index: rows(values, index, device))
     weight, bias = (part.to(device) for part in initial_weights(labels.shape[1], features.shape[1], seed))
-    trainer, plateaus = _Trainer(weight, bias), _Plateaus(labels.shape[1])
+    trainer, plateaus = _Trainer(weight, bias, learning_rate), _Plateaus(labels.shape[1], learning_rate)
     best_weight, best_bias = weight.clone(), bias.clone()
     kept_accuracy = np.zeros(labels.shape[1])
     for _ in tqdm(range(epochs), desc="training probes", unit="epoch", disable=not progress):

@@ -143,6 +143,7 @@ def probe(
             "dim": None if isinstance(made, str) else features.shape[1],
             "hidden": hidden,
             "seed": seed,
+            "updates": updates,
             "training": getattr(fitted if made == "supervised" else made, "facts", None) or None,
             # What was on disk already took no time.
             "seconds": dict(zip(("frames", "embeddings", "probes"), np.diff(clock).round(1).tolist(), strict=True)),

@@ -24,7 +24,7 @@ class Split:
     :param dropped: Names of those that hardly change
     :param train: Frames of each episode
     :param val: Frames of each episode
-    :param test: Frames of each episode, less those whose screen is in ``train`` or ``val`` too
+    :param test: Frames of each episode, less those whose screen is in ``train`` or ``val`` too (unless they were asked for)
     """
 
     labels: np.ndarray
@@ -74,8 +74,7 @@ def split(data: LabelledFrames, variables: dict[str, int], protocol: str = "fixe
     Split episodes into about 70 % to train, 10 % to validate and 20 % to test.
 
     ``"fixed"`` shuffles the episodes; ``"paper"`` takes them in the order of collection, as the reference does (it shuffles a
-    list that it never uses). Both leave out episodes of 64 frames or fewer, variables with an entropy under 0.6 nats, and test
-    frames that are the same picture as a frame of the other parts (AtariARI, Anand et al. 2019, arXiv 1906.08226).
+    list that it never uses), and as the reference's vector env makes them. The rest is :func:`split_episodes`.
 
     :param data: The frames
     :param variables: Name → memory byte
@@ -86,11 +85,36 @@ def split(data: LabelledFrames, variables: dict[str, int], protocol: str = "fixe
     """
     if protocol not in PROTOCOLS:
         raise ValueError(f"protocol={protocol!r}: choose one of {', '.join(map(repr, PROTOCOLS))}.")
-    labels = data.ram[:, list(variables.values())]
-    if protocol == "paper":
+    return split_episodes(data, variables, seed, shifted=protocol == "paper", shuffled=protocol == "fixed")
+
+
+def split_episodes(
+    data: LabelledFrames,
+    variables: dict[str, int],
+    seed: int = 42,
+    *,
+    shifted: bool = False,
+    shuffled: bool = True,
+    duplicates: bool = False,
+) -> Split:
+    """
+    Split with each difference between the protocols as a switch of its own.
+
+    However they are set: episodes of 64 frames or fewer are left out, and variables with an entropy under 0.6 nats (AtariARI, Anand
+    et al. 2019, arXiv 1906.08226).
+
+    :param data: The frames
+    :param variables: Name → memory byte
+    :param seed: Seed of the shuffle
+    :param shifted: Take episodes and labels as :func:`paper_episodes` gives them
+    :param shuffled: Shuffle the episodes; False: train on those that were collected first
+    :param duplicates: Keep test frames that are the same picture as a frame of the other parts; both protocols drop them
+    :return: The split
+    :raises ValueError: for too few episodes, or if no variable changes enough
+    """
+    labels, episodes = data.ram[:, list(variables.values())], data.episodes()
+    if shifted:
         episodes, labels = paper_episodes(data, labels)
-    else:
-        episodes = data.episodes()
     episodes = [frames for frames in episodes if len(frames) > MIN_EPISODE]
     n = len(episodes)
     if n < MIN_EPISODES:
@@ -105,11 +129,12 @@ def split(data: LabelledFrames, variables: dict[str, int], protocol: str = "fixe
             f"No variable of {data.manifest['game']} has an entropy of {MIN_ENTROPY} nats over {len(kept):,} frames: collect more "
             "steps (--steps), or let an agent play (--player)."
         )
-    if protocol == "fixed":
+    if shuffled:
         episodes = [episodes[index] for index in np.random.default_rng(seed).permutation(n)]
     train, val, test = episodes[: int(0.7 * n)], episodes[int(0.7 * n) : int(0.8 * n)], episodes[int(0.8 * n) :]
-    seen = np.unique(data.digests[np.concatenate(train + val)])
-    test = [frames[~np.isin(data.digests[frames], seen)] for frames in test]
+    if not duplicates:
+        seen = np.unique(data.digests[np.concatenate(train + val)])
+        test = [frames[~np.isin(data.digests[frames], seen)] for frames in test]
     test = [frames for frames in test if len(frames) > 1]
     if not test:
         raise ValueError(

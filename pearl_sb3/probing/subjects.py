@@ -1,5 +1,6 @@
 """What is probed: anything that turns screens into embeddings."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
@@ -64,7 +65,7 @@ class RandomCNN:
     """
 
     def __init__(self, seed: int = 0) -> None:
-        self.name = "random-cnn"
+        self.name = f"random-cnn:{seed}" if seed else "random-cnn"
         self.identity = f"random-cnn-210x160-gray-seed{seed}"
         with th.random.fork_rng(devices=[]):
             th.manual_seed(seed)
@@ -157,8 +158,8 @@ def make_subject(
     """
     Find what a name stands for.
 
-    :param name: ``"pixels"``, ``"pca"``, ``"random-cnn"``, ``"st-dim"``, ``"cpc"``, or an encoder's name; ``"NAME:random"`` is the
-        encoder's random-weights twin
+    :param name: ``"pixels"``, ``"pca"``, ``"random-cnn"`` (``"random-cnn:1"`` is another draw of its weights), ``"st-dim"``,
+        ``"cpc"``, or an encoder's name; ``"NAME:random"`` is the encoder's random-weights twin
     :param weights: Weights of an encoder
     :param game: Game that ``"pca"``, ``"st-dim"`` and ``"cpc"`` learn from
     :param folder: Where its frames and the weights learnt are kept, see :func:`pearl_sb3.probing.data.data_folder`
@@ -172,8 +173,8 @@ def make_subject(
     """
     if name == "pixels":
         return Pixels()
-    if name == "random-cnn":
-        return RandomCNN()
+    if re.fullmatch(r"random-cnn(:\d+)?", name):
+        return RandomCNN(int(name.partition(":")[2] or 0))
     if name == "pca":
         return PixelPCA(game, folder, seed, progress=progress)
     if name in OBJECTIVES:

@@ -5,12 +5,15 @@ import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import mean
+from typing import Any
 
 from pearl_sb3.probing.published import published
 from pearl_sb3.probing.result import ProbeResult
 
 # Columns beside ours unless others are named: random agents' frames, 2019 annotations, and the PEARL paper's full image.
 PUBLISHED = ("MAJ-CLF", "RANDOM-CNN", "ST-DIM", "SUPERVISED", "PEARL FI")
+# What may differ between results of one subject, and how a column says so.
+SETTINGS = {"hidden": "{} hidden", "steps": "{:,} steps", "seed": "seed {}", "agent": "play of {}", "updates": "{:,} updates"}
 Table = tuple[list[str], list[list[str]]]
 
 
@@ -25,8 +28,8 @@ def games_by_methods(results: Sequence[ProbeResult], others: Sequence[str] = PUB
     """
     games = sorted({result.game for result in results})
     ours: dict[str, dict[str, float]] = {}
-    for result in results:
-        ours.setdefault(f"{result.subject}", {})[result.game] = result.f1
+    for name, result in zip(methods(results), results, strict=True):
+        ours.setdefault(name, {})[result.game] = result.f1
     table = {**ours, **{f"{name} (published)": published(name)[name] for name in others}}
     lines = [[game, *(_cell(column.get(game)) for column in table.values())] for game in games]
     means = [mean(column[game] for game in games) if set(games) <= set(column) else None for column in table.values()]
@@ -40,16 +43,36 @@ def categories_by_methods(results: Sequence[ProbeResult]) -> Table:
     :param results: In any order
     :return: Header and lines
     """
-    methods = list(dict.fromkeys(result.subject for result in results))
+    labels = methods(results)
     names = list(dict.fromkeys(name for result in results for name in result.categories))
     lines = []
     for name in names:
-        per_method = {
-            method: [r.categories[name]["f1"] for r in results if r.subject == method and name in r.categories]
-            for method in methods
-        }
+        per_method: dict[str, list[float]] = {label: [] for label in labels}
+        for label, result in zip(labels, results, strict=True):
+            per_method[label] += [result.categories[name]["f1"]] if name in result.categories else []
         lines.append([name, *(_cell(mean(values) if values else None) for values in per_method.values())])
-    return ["category", *methods], lines
+    return ["category", *dict.fromkeys(labels)], lines
+
+
+def methods(results: Sequence[ProbeResult]) -> list[str]:
+    """
+    Name the column of each result: its subject, and of its settings those in which results differ.
+
+    :param results: In any order
+    :return: As many names
+    """
+    settings = [_settings(result) for result in results]
+    differ = [key for key in SETTINGS if len({repr(each[key]) for each in settings}) > 1]
+    names = []
+    for result, each in zip(results, settings, strict=True):
+        said = [SETTINGS[key].format(each[key]) for key in differ if each[key] is not None]
+        names.append(", ".join([result.subject, *said]))
+    return names
+
+
+def _settings(result: ProbeResult) -> dict[str, Any]:
+    data = result.provenance.get("data", {})
+    return {key: data.get(key, result.provenance.get(key)) for key in SETTINGS}
 
 
 def _cell(value: float | None) -> str:
