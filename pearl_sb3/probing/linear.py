@@ -3,7 +3,8 @@ The default probe: what a careful person would run.
 
 1. Features are standardised on the training frames and decorrelated, which changes how fast a probe learns and not what it can say.
 2. Least squares on the values seen in training, in closed form at several strengths of regularisation.
-3. From the best of these, cross-entropy (Adam, cosine decay) at several strengths at once, all variables as one matrix.
+3. From the best of these, cross-entropy (Adam, cosine decay) at several strengths at once, all variables as one matrix. Products
+   are in bf16 where the device computes it natively, which halves the time and leaves scores as they are; weights stay fp32.
 4. Each variable keeps the weights, of all those, with the best accuracy on the validation frames.
 
 Step 2 serves many features and few labels, step 3 few features, whose values a straight line cannot tell apart.
@@ -20,6 +21,7 @@ from tqdm import tqdm
 
 from pearl_sb3.probing.heads import Classes, LinearHeads, MLPHeads
 from pearl_sb3.probing.inputs import Decorrelated, Decorrelator, check_inputs, chunks, frames_to_predict
+from pearl_sb3.probing.training import fast
 
 # From strong to weak: of equals the stronger one wins. On weights of standardised features, per frame.
 LEAST_SQUARES_STRENGTHS = (10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 1e-3, 1e-4)
@@ -170,7 +172,8 @@ def _descend(heads: LinearHeads, search: _Search, train: Decorrelated, columns: 
         for step in range(steps):
             adam.param_groups[0]["lr"] = rate * (1 + cos(pi * (turn + step / steps) / ROUNDS)) / 2
             batch = next(batches)
-            logits = heads(train[batch])
+            with fast(device.type):
+                logits = heads(train[batch]).float()
             adam.zero_grad()
             logits.backward(search.classes.errors(logits, columns[batch]))
             heads.penalise(strengths, spread)
