@@ -1,7 +1,7 @@
 """
-Markdown tables made from the stored rows, between the markers in the README.
+Markdown tables made from the stored rows, between the markers in README.md and PROBES.md.
 
-Example: ``python benchmarks/tables.py README.md``, or with ``--check`` to see whether the file is up to date.
+Example: ``python benchmarks/tables.py``, or with ``--check`` to see whether the pages are up to date.
 """
 
 import argparse
@@ -15,7 +15,9 @@ import curves
 import rows
 from rows import Row
 
+from pearl_sb3.atari.games import GAMES
 from pearl_sb3.probing import tables as probe_tables
+from pearl_sb3.probing.data import STEPS
 from pearl_sb3.probing.result import ProbeResult
 
 NAMES = {
@@ -27,6 +29,8 @@ NAMES = {
 }
 SECTIONS = ("env", "encode", "hash, gather", "attention", "act", "update", "other")
 FIGURES = ("env_steps_per_s", "frames_per_step", "peak_mb", "saved_mb")
+
+PAGES = (rows.ROOT / "README.md", rows.ROOT / "benchmarks" / "PROBES.md")
 
 Group = tuple[str, int | None]
 
@@ -221,7 +225,18 @@ def probes(results: list[ProbeResult]) -> str:
     )
     table = probe_tables.markdown(probe_tables.games_by_methods(results))
     commands = dict.fromkeys(f"`{result.provenance['command']}`" for result in results)
-    return f"{table}\nF1, protocol {results[0].protocol}, {frames}: {' and '.join(commands)}."
+    said = f"F1, protocol {results[0].protocol}, {frames}: {' and '.join(commands)}."
+    compared = [
+        _twins(results, label) for label in dict.fromkeys(probe_tables.methods(results)) if f"{label} (random)" in table
+    ]
+    return "\n".join([f"{table}", said, *filter(None, compared)])
+
+
+def _twins(results: list[ProbeResult], label: str) -> str:
+    """Say what an encoder's weights are worth: the mean difference to its twin over games, with an interval over them."""
+    n, mean, low, high = probe_tables.difference(results, label, f"{label} (random)")
+    interval = f"{mean:+.3f}, 95 % interval over {n} games {low:+.3f} to {high:+.3f}"
+    return f"`{label}` less its twin with random weights: {interval}." if n > 1 else ""
 
 
 def pitfalls(found: list[Row]) -> str:
@@ -283,12 +298,33 @@ def probe_speed(found: list[Row]) -> str:
     return "\n".join([*lines, "", f"{frames}, {last[-1]['encoder']}: {source(last)}"])
 
 
+def probe_cost(found: list[Row]) -> str:
+    """
+    :param found: rows of probe_cost.py
+    :return: the table of the last row of each game, encoder and number of steps, and hours for all games
+    """
+    heads = ["game", "encoder", "env steps", "playing, s", "embedding, s", "probing, s", "all, s", "memory, MB", "frames, MB"]
+    lines = [f"| {' | '.join([*heads, 'embeddings, MB'])} |", "|---|---|" + "--:|" * (len(heads) - 1)]
+    last = {(row["game"], row["encoder"], row["steps"]): row for row in found}
+    for row in last.values():
+        parts, size = row["parts"], row["bytes"]
+        cells = [row["game"], f"`{row['encoder']}`", f"{row['steps']:,}"]
+        cells += [f"{parts[name]:.0f}" for name in ("frames", "embeddings", "probes")]
+        cells += [f"{row['seconds']:.0f}", f"{row['peak_mb']:,.0f}"]
+        cells += [f"{size[name] / 1e6:,.0f}" for name in ("frames", "embeddings")]
+        lines.append(f"| {' | '.join(cells)} |")
+    usual = [row["seconds"] for row in last.values() if row["steps"] == STEPS]
+    hours = len(GAMES) * fmean(usual) / 3600 if usual else 0
+    said = f"{hours:.1f} hours for {len(GAMES)} games of {STEPS:,} steps, if all are as these on average. " if usual else ""
+    return "\n".join([*lines, "", said + source(list(last.values()))])
+
+
 def fill(text: str, results: Path = rows.RESULTS) -> str:
     """
     Put the tables between their markers, ``<!-- throughput:begin -->`` and ``<!-- throughput:end -->`` and so on.
 
     :param text: Markdown with any of the markers ``throughput``, ``breakdown``, ``learning``, ``probe``, ``study``, ``probes``,
-        ``probes_paper``, ``pitfalls``, ``probe_speed``
+        ``probes_paper``, ``probes_draws``, ``pitfalls``, ``rates``, ``probe_speed``, ``probe_cost``
     :param results: folder of the rows
     :return: the text with those tables replaced whose rows exist
     """
@@ -305,9 +341,13 @@ def fill(text: str, results: Path = rows.RESULTS) -> str:
         made["study"] = attention_study(studied)
     if climbed := rows.read(results / "probe_pitfalls.jsonl"):
         made["pitfalls"] = pitfalls(climbed)
+    if compared := rows.read(results / "probe_rates.jsonl"):
+        made["rates"] = pitfalls(compared)
+    if paid := rows.read(results / "probe_cost.jsonl"):
+        made["probe_cost"] = probe_cost(paid)
     if timed := rows.read(results / "probe_speed.jsonl"):
         made["probe_speed"] = probe_speed(timed)
-    for name in ("probes", "probes_paper"):
+    for name in ("probes", "probes_paper", "probes_draws"):
         if stored := sorted((results / name).glob("*.json")):
             # In the order of the command that made them: controls first.
             made[name] = probes(sorted(map(ProbeResult.load, stored), key=lambda result: result.provenance["time"]))
@@ -321,17 +361,18 @@ def fill(text: str, results: Path = rows.RESULTS) -> str:
 def main() -> None:
     """Write the tables, or with ``--check`` say whether they are up to date."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("file", type=Path, nargs="?", default=rows.ROOT / "README.md")
+    parser.add_argument("files", type=Path, nargs="*", default=PAGES, help="default: README.md and benchmarks/PROBES.md")
     parser.add_argument("--check", action="store_true", help="change nothing; exit with 1 if a table is out of date")
     options = parser.parse_args()
-    old = options.file.read_text()
-    new = fill(old)
-    if options.check and new != old:
-        raise SystemExit(f"{options.file.name} is out of date: run python benchmarks/tables.py {options.file.name}")
-    if new != old:
-        temporary = options.file.with_name(f".{options.file.name}.new")
-        temporary.write_text(new)
-        os.replace(temporary, options.file)
+    for page in options.files:
+        old = page.read_text()
+        new = fill(old)
+        if options.check and new != old:
+            raise SystemExit(f"{page.name} is out of date: run python benchmarks/tables.py")
+        if new != old:
+            temporary = page.with_name(f".{page.name}.new")
+            temporary.write_text(new)
+            os.replace(temporary, page)
 
 
 if __name__ == "__main__":

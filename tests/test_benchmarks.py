@@ -117,9 +117,21 @@ def test_tables_go_between_their_markers(tmp_path):
     assert tables.fill(filled, tmp_path) == filled
 
 
-def test_readme_shows_the_stored_rows():
-    readme = (rows.ROOT / "README.md").read_text()
-    assert tables.fill(readme) == readme, "run python benchmarks/tables.py"
+@pytest.mark.parametrize("page", tables.PAGES, ids=lambda page: page.name)
+def test_pages_show_the_stored_rows(page):
+    text = page.read_text()
+    assert tables.fill(text) == text, "run python benchmarks/tables.py"
+
+
+def test_what_a_probe_costs_is_said_in_hours():
+    parts, size = dict(frames=60.0, embeddings=30.0, probes=90.0), dict(frames=5 * 10**7, embeddings=3 * 10**8)
+    common = dict(game="pong", encoder="x", protocol="fixed", parts=parts, bytes=size, f1=0.5, **rows.provenance(42))
+    found = [dict(common, steps=50_000, seconds=seconds, peak_mb=1500.0) for seconds in (400.0, 180.0)]
+    found.append(dict(common, steps=200_000, seconds=900.0, peak_mb=1800.0))
+    lines = tables.probe_cost(found).splitlines()
+    assert lines[2] == "| pong | `x` | 50,000 | 60 | 30 | 90 | 180 | 1,500 | 50 | 300 |"
+    assert lines[3].startswith("| pong | `x` | 200,000 |") and lines[4] == ""
+    assert lines[5].startswith("1.1 hours for 22 games of 50,000 steps")
 
 
 def points(*pairs):

@@ -148,7 +148,7 @@ def test_matrix_resumes_and_makes_tables(data, folder, tmp_path, capsys):
     assert [float(cell) for cell in lines[0][1:5]] == pytest.approx([loaded[name] for name in head[1:5]], abs=5e-4)
     assert lines[0][head.index("ST-DIM (published)")] == "0.810"
     assert (tmp_path / "games.tex").read_text().startswith(r"\begin{tabular}{lrrrrrrrrr}")
-    assert (tmp_path / "categories.png").stat().st_size > 5000
+    assert all((tmp_path / name).stat().st_size > 5000 for name in ("categories.png", "games.png"))
     assert "| pong |" in capsys.readouterr().out
 
 
@@ -180,3 +180,17 @@ def test_settings_that_differ_are_named_in_the_table(data, folder):
     assert len({result.provenance["embedding"] for result in results}) == 2
     head, lines = tables.categories_by_methods(results)
     assert head[1:] == names and all(len(line) == 4 for line in lines)
+
+
+def test_methods_are_compared_on_the_games_of_both():
+    def made(subject, game, f1):
+        scores = dict(game_scores={"f1": f1}, overall={}, categories={}, variables={}, frames={}, episodes={})
+        return ProbeResult(game=game, subject=subject, protocol="fixed", **scores)
+
+    ours = [made("x", game, f1) for game, f1 in (("pong", 0.5), ("boxing", 0.4), ("hero", 0.9))]
+    twins = [made("x (random)", game, f1) for game, f1 in (("pong", 0.3), ("boxing", 0.4), ("qbert", 0.9))]
+    n, mean, low, high = tables.difference(ours + twins, "x", "x (random)")
+    assert n == 2 and mean == pytest.approx(0.1)
+    assert low == pytest.approx(0) and high == pytest.approx(0.2)
+    with pytest.raises(ValueError, match="No game has results of both"):
+        tables.difference(ours, "x", "x (random)")

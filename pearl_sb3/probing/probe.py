@@ -82,6 +82,7 @@ def probe(
     """
     if protocol == "paper" and (hidden is not None or few_shot):
         raise ValueError('protocol="paper" has a linear probe on all labels: leave out hidden and few_shot, or use "fixed".')
+    code = commit()  # before the checkout can change under a long run
     # Before any playing, so that a wrong name costs no minutes.
     variables = state_variables(game, annotations)
     made: str | Subject
@@ -149,7 +150,7 @@ def probe(
             "seconds": dict(zip(("frames", "embeddings", "probes"), np.diff(clock).round(1).tolist(), strict=True)),
             "versions": versions(),
             "machine": machine(),
-            **commit(),
+            **code,
         },
     )
 

@@ -7,6 +7,9 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+import numpy as np
+
+from pearl_sb3.probing.metrics import interval
 from pearl_sb3.probing.published import published
 from pearl_sb3.probing.result import ProbeResult
 
@@ -34,6 +37,29 @@ def games_by_methods(results: Sequence[ProbeResult], others: Sequence[str] = PUB
     lines = [[game, *(_cell(column.get(game)) for column in table.values())] for game in games]
     means = [mean(column[game] for game in games) if set(games) <= set(column) else None for column in table.values()]
     return ["game", *table], [*lines, ["mean", *map(_cell, means)]]
+
+
+def difference(results: Sequence[ProbeResult], method: str, baseline: str) -> tuple[int, float, float, float]:
+    """
+    Compare two methods on the games that have both.
+
+    :param results: In any order
+    :param method: A name as :func:`methods` gives it
+    :param baseline: Another
+    :return: Games, mean difference of F1, and its 95 % interval over games drawn with replacement
+    :raises ValueError: if no game has both
+    """
+    found: dict[str, dict[str, float]] = {method: {}, baseline: {}}
+    for name, result in zip(methods(results), results, strict=True):
+        if name in found:
+            found[name][result.game] = result.f1
+    games = sorted(set(found[method]) & set(found[baseline]))
+    if not games:
+        raise ValueError(f"No game has results of both {method!r} and {baseline!r}: probe one with both.")
+    gains = np.array([found[method][game] - found[baseline][game] for game in games])
+    draws = gains[np.random.default_rng(0).integers(len(games), size=(10_000, len(games)))].mean(1)
+    low, high = interval(draws)
+    return len(games), float(gains.mean()), float(low), float(high)
 
 
 def categories_by_methods(results: Sequence[ProbeResult]) -> Table:
@@ -120,7 +146,7 @@ WRITERS: dict[str, Callable[[Table], str]] = {"md": markdown, "csv": comma_separ
 
 def write(results: Sequence[ProbeResult], folder: Path, others: Sequence[str] = PUBLISHED) -> list[Path]:
     """
-    Write both tables in every format, and a plot of the categories.
+    Write both tables in every format, a plot of the categories, and one per category of the games.
 
     :param results: In any order
     :param folder: Where to
@@ -134,7 +160,11 @@ def write(results: Sequence[ProbeResult], folder: Path, others: Sequence[str] = 
             path = folder / f"{name}.{suffix}"
             path.write_text(writer(table))
             written.append(path)
-    return [*written, plot(categories_by_methods(results), folder / "categories.png")]
+    return [
+        *written,
+        plot(categories_by_methods(results), folder / "categories.png"),
+        plot_games(results, folder / "games.png"),
+    ]
 
 
 def plot(table: Table, path: Path) -> Path:
@@ -151,15 +181,50 @@ def plot(table: Table, path: Path) -> Path:
     header, lines = table
     figure = Figure(figsize=(2 + 1.8 * len(lines), 3.6), layout="constrained")
     axis = figure.subplots()
-    width = 0.8 / (len(header) - 1)
-    for index, method in enumerate(header[1:]):
-        heights = [float(line[index + 1] or "nan") for line in lines]
-        axis.bar([place + index * width for place in range(len(lines))], heights, width * 0.95, label=method)
-    ticks = [place + 0.4 - width / 2 for place in range(len(lines))]
-    axis.set_xticks(ticks, [line[0].replace("_", "\n", 1).replace("_", " ") for line in lines], fontsize=8)
-    axis.set_ylabel("F1")
-    axis.set_ylim(0, 1)
-    axis.spines[["top", "right"]].set_visible(False)
+    _bars(axis, [line[0].replace("_", "\n", 1).replace("_", " ") for line in lines], header[1:], [line[1:] for line in lines])
     axis.legend(frameon=False, fontsize=8)
     figure.savefig(path, dpi=120)
     return path
+
+
+def plot_games(results: Sequence[ProbeResult], path: Path) -> Path:
+    """
+    Draw a plot per category, with a group of bars per game that has it.
+
+    :param results: In any order
+    :param path: File of the picture
+    :return: The file
+    """
+    from matplotlib.figure import Figure
+
+    labels = methods(results)
+    names = list(dict.fromkeys(name for result in results for name in result.categories))
+    n_games = len({result.game for result in results})
+    figure = Figure(figsize=(2 + 0.16 * n_games * max(3, len(set(labels))), 2.4 * len(names)), layout="constrained")
+    for axis, name in zip(figure.subplots(len(names), squeeze=False)[:, 0], names, strict=True):
+        games = sorted({result.game for result in results if name in result.categories})
+        found = {
+            (result.game, label): _cell(result.categories[name]["f1"])
+            for label, result in zip(labels, results, strict=True)
+            if name in result.categories
+        }
+        columns = list(dict.fromkeys(labels))
+        _bars(axis, games, columns, [[found.get((game, label), "") for label in columns] for game in games])
+        axis.tick_params("x", rotation=20)
+        axis.set_xlim(-0.5, len(games) + 0.1)
+        axis.set_title(name.replace("_", " "), fontsize=9, loc="left")
+    figure.legend(*axis.get_legend_handles_labels(), loc="outside upper right", ncols=4, frameon=False, fontsize=8)
+    figure.savefig(path, dpi=100)
+    return path
+
+
+def _bars(axis: Any, groups: list[str], methods: list[str], cells: list[list[str]]) -> None:
+    """Draw F1 of each group (line of cells) and method (column); nothing where a cell is empty."""
+    width = 0.8 / len(methods)
+    for index, method in enumerate(methods):
+        heights = [float(line[index] or "nan") for line in cells]
+        axis.bar([place + index * width for place in range(len(groups))], heights, width * 0.95, label=method)
+    axis.set_xticks([place + 0.4 - width / 2 for place in range(len(groups))], groups, fontsize=8)
+    axis.set_ylabel("F1")
+    axis.set_ylim(0, 1)
+    axis.spines[["top", "right"]].set_visible(False)
