@@ -13,6 +13,7 @@ from pearl_sb3.atari.labels import state_variables
 from pearl_sb3.probing import collect as collecting
 from pearl_sb3.probing.collect import Segment, play
 from pearl_sb3.probing.data import LabelledFrames, collect
+from pearl_sb3.probing.disk import replacing
 from pearl_sb3.probing.embeddings import embeddings
 from pearl_sb3.probing.splits import entropy, paper_episodes, split
 from pearl_sb3.probing.subjects import Agent, Encoder, Function, Pixels, RandomCNN
@@ -248,3 +249,26 @@ def test_agents_of_other_observations_are_refused(tmp_path):
         Agent(str(tmp_path / "agent.zip"))
     with pytest.raises(FileNotFoundError, match="No agent at"):
         Agent(str(tmp_path / "none.zip"))
+
+
+def test_a_full_disk_is_told_before_embedding_begins(data, tmp_path, monkeypatch):
+    def full(*args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.posix_fallocate", full)
+    with pytest.raises(OSError, match=r"No space left on device. Free some space, or name another folder with --data"):
+        embeddings(data, Pixels(), tmp_path, progress=False)
+    assert not list((tmp_path / "embeddings").iterdir())
+
+
+def test_a_file_is_there_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "folder" / "file.txt"
+    with replacing(path) as unfinished:
+        unfinished.write_text("good")
+    with pytest.raises(OSError, match=r"Could not write .*file.txt: .*Free some space"), replacing(path) as unfinished:
+        unfinished.write_text("ba")
+        raise OSError(28, "No space left on device")
+    with pytest.raises(KeyboardInterrupt), replacing(path) as unfinished:
+        unfinished.write_text("b")
+        raise KeyboardInterrupt
+    assert path.read_text() == "good" and list(path.parent.iterdir()) == [path]

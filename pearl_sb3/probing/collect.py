@@ -1,8 +1,8 @@
 """Play a game and keep every screen with the console's memory: what probes are trained and tested on."""
 
 import hashlib
-import os
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +14,7 @@ import numpy as np
 
 from pearl_sb3.atari import PearlAtariWrapper
 from pearl_sb3.atari.games import env_id
+from pearl_sb3.probing.disk import replacing
 from pearl_sb3.probing.views import AgentView
 
 SCREEN = (210, 160)
@@ -98,9 +99,7 @@ def play(segment: Segment, path: Path) -> str:
     env.action_space.seed(segment.seed)
     policy = agent_policy(segment.agent, segment.epsilon, env, rng) if segment.agent else random_policy(env, rng)
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with closing(env), replacing(path) as unfinished:
         with h5py.File(unfinished, "w") as file:
             writer = _Writer(file)
             screen, _ = env.reset(seed=segment.seed)
@@ -114,14 +113,7 @@ def play(segment: Segment, path: Path) -> str:
                     screen, _ = env.reset()
                     writer.add(screen, console.getRAM(), first=True)
             writer.close()
-        checksum = file_checksum(unfinished)
-        os.replace(unfinished, path)
-    except OSError as error:
-        raise OSError(f"Could not write {path}: {error}. Free some space, or name another folder with --data.") from error
-    finally:
-        unfinished.unlink(missing_ok=True)
-        env.close()
-    return checksum
+        return file_checksum(unfinished)
 
 
 class _Writer:

@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from pearl_sb3.atari.games import resolve_game
 from pearl_sb3.probing.collect import Segment, file_checksum, play
+from pearl_sb3.probing.disk import replacing
 
 # The reference's scripts play with 8 processes; here each is a file, so that a killed collection goes on with the next.
 N_SEGMENTS = 8
@@ -194,10 +195,9 @@ def _read_manifest(place: Path) -> dict[str, str]:
 
 def _write_manifest(place: Path, spec: DataSpec, checksums: dict[str, str]) -> None:
     joined = hashlib.sha256("".join(checksums.values()).encode()).hexdigest()
-    unfinished = place / f".manifest.{os.getpid()}.tmp"
     facts = {**asdict(spec), "agent": spec.agent and Path(spec.agent).name, "sha256": joined, "segments": checksums}
-    unfinished.write_text(json.dumps(facts, indent=1))
-    os.replace(unfinished, place / "manifest.json")
+    with replacing(place / "manifest.json") as unfinished:
+        unfinished.write_text(json.dumps(facts, indent=1))
 
 
 def _is_whole(path: Path, checksum: str) -> bool:

@@ -5,11 +5,13 @@ import json
 import os
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
 from pearl_sb3.probing.data import LabelledFrames
+from pearl_sb3.probing.disk import no_room, replacing
 from pearl_sb3.probing.subjects import Subject
 
 CHUNK = 256
@@ -51,40 +53,46 @@ def _embed(data: LabelledFrames, subject: Subject, stem: Path, progress: bool) -
     path, unfinished, notes = (stem.with_name(f"{stem.name}{end}") for end in (".npy", ".part.npy", ".part.json"))
     path.parent.mkdir(parents=True, exist_ok=True)
     done = json.loads(notes.read_text())["frames"] if unfinished.exists() and notes.exists() else 0
-    array = np.load(unfinished, mmap_mode="r+") if done else None
-    try:
-        with tqdm(
-            total=len(data), initial=done, desc=f"embedding by {subject.name}", unit="frame", disable=not progress
-        ) as bar:
-            for at, screens, first in data.chunks(CHUNK, done):
-                part = subject.embed(screens, first)
-                if not np.isfinite(part).all():
-                    raise FloatingPointError(
-                        f"{subject.name} gave NaN or infinite embeddings for frames {at} to {at + len(part)} of "
-                        f"{data.manifest['game']}: probes cannot learn from them."
-                    )
-                if array is None:
-                    dtype = np.float16 if part.dtype == np.float16 else np.float32
-                    shape = (len(data), part.shape[1])
-                    array = np.lib.format.open_memmap(unfinished, "w+", dtype, shape)
-                if part.shape[1] != array.shape[1]:
-                    raise ValueError(f"{subject.name} gave embeddings of {array.shape[1]} values, then of {part.shape[1]}.")
-                array[at : at + len(part)] = part
-                bar.update(len(part))
-                if at + len(part) in data.starts:
-                    array.flush()
-                    _note(notes, at + len(part))
-    except OSError as error:
-        raise OSError(
-            f"Could not write {unfinished}: {error}. Free some space, or name another folder with --data."
-        ) from error
+    array: np.memmap | None = np.load(unfinished, mmap_mode="r+") if done else None
+    bar = tqdm(total=len(data), initial=done, desc=f"embedding by {subject.name}", unit="frame", disable=not progress)
+    with bar:
+        for at, screens, first in data.chunks(CHUNK, done):
+            part = subject.embed(screens, first)
+            if not np.isfinite(part).all():
+                raise FloatingPointError(
+                    f"{subject.name} gave NaN or infinite embeddings for frames {at} to {at + len(part)} of "
+                    f"{data.manifest['game']}: probes cannot learn from them."
+                )
+            if array is None:
+                dtype = np.float16 if part.dtype == np.float16 else np.float32
+                array = _new_file(unfinished, dtype, (len(data), part.shape[1]))
+            if part.shape[1] != array.shape[1]:
+                raise ValueError(f"{subject.name} gave embeddings of {array.shape[1]} values, then of {part.shape[1]}.")
+            array[at : at + len(part)] = part
+            bar.update(len(part))
+            if at + len(part) in data.starts:
+                array.flush()
+                _note(notes, at + len(part))
     assert array is not None
     os.replace(unfinished, path)
     notes.unlink(missing_ok=True)
     return array
 
 
+def _new_file(path: Path, dtype: Any, shape: tuple[int, int]) -> np.memmap:
+    with no_room(path):
+        try:
+            array = np.lib.format.open_memmap(path, "w+", dtype, shape)
+            if hasattr(os, "posix_fallocate"):
+                # Else the file is a promise, and a full disk kills the process when a page of it is due.
+                with path.open("r+b") as file:
+                    os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+        except OSError:
+            path.unlink(missing_ok=True)
+            raise
+    return array
+
+
 def _note(path: Path, frames: int) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(json.dumps({"frames": frames}))
-    os.replace(temporary, path)
+    with replacing(path) as unfinished:
+        unfinished.write_text(json.dumps({"frames": frames}))

@@ -1,7 +1,6 @@
 """What a probe found: scores per variable, category and game, and how to find them again."""
 
 import json
-import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from pearl_sb3.atari.labels import categories
+from pearl_sb3.probing.disk import replacing
 from pearl_sb3.probing.metrics import averages, bootstrap_over_episodes, classification_scores, interval
 
 Scores = dict[str, Any]
@@ -70,11 +70,8 @@ class ProbeResult:
 
         :param path: The file
         """
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        unfinished.write_text(json.dumps(self.to_dict(), indent=1) + "\n")
-        os.replace(unfinished, path)
+        with replacing(Path(path)) as unfinished:
+            unfinished.write_text(json.dumps(self.to_dict(), indent=1) + "\n")
 
     @classmethod
     def load(cls, path: str | Path) -> "ProbeResult":

@@ -7,6 +7,7 @@ import numpy as np
 from tqdm import tqdm
 
 from pearl_sb3.probing.data import LabelledFrames
+from pearl_sb3.probing.disk import no_room
 
 
 def gray(screens: np.ndarray) -> np.ndarray:
@@ -42,7 +43,7 @@ def gray_frames(data: LabelledFrames, progress: bool = True) -> np.ndarray:
     :raises OSError: if the disk is full
     """
     shape = (len(data), 210, 160)
-    try:
+    with no_room(f"{len(data):,} unpacked frames ({np.prod(shape) / 1e9:.1f} GB) in {data.folder}"):
         with tempfile.TemporaryFile(dir=data.folder) as file:
             with tqdm(total=len(data), desc="unpacking frames", unit="frame", disable=not progress) as bar:
                 for _, screens, _ in data.chunks():
@@ -50,8 +51,3 @@ def gray_frames(data: LabelledFrames, progress: bool = True) -> np.ndarray:
                     bar.update(len(screens))
             file.flush()
             return np.memmap(file, np.uint8, "r", shape=shape)
-    except OSError as error:
-        raise OSError(
-            f"Could not unpack {len(data):,} frames ({np.prod(shape) / 1e9:.1f} GB) into {data.folder}: {error}. Free some space, "
-            "or name another folder with --data."
-        ) from error

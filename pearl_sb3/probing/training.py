@@ -2,18 +2,19 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch as th
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import nn
 from tqdm import tqdm
 
 from pearl_sb3.encoders.frozen import choose_precision
+from pearl_sb3.probing.disk import replacing
 
 # AtariARI's (Anand et al. 2019, arXiv 1906.08226, table 4).
 LEARNING_RATE = 3e-4
@@ -66,7 +67,6 @@ def train(
     run = _Run(network, seed)
     if unfinished.exists():
         run.load_state_dict(th.load(unfinished, weights_only=True))
-    path.parent.mkdir(parents=True, exist_ok=True)
     with tqdm(total=updates, initial=run.updates, desc=f"training {path.stem}", unit="update", disable=not progress) as bar:
         while run.updates < updates and run.looks_since_best < PATIENCE:
             for _ in range(min(LOOK, updates - run.updates)):
@@ -74,11 +74,16 @@ def train(
                 bar.update()
             run.look(validate())
             bar.set_postfix(best=f"{run.best['score']:.3f}", at=run.best["updates"])
-            _replace(unfinished, lambda place: th.save(run.state_dict(), place))
+            with replacing(unfinished) as place:
+                # Through memory: its own writer does not say that a disk is full.
+                whole = BytesIO()
+                th.save(run.state_dict(), whole)
+                place.write_bytes(whole.getbuffer())
     network.load_state_dict(run.best_weights)
     facts = {**run.best, "updates_trained": run.updates}
-    _replace(path, lambda place: save_file(run.best_weights, place))
-    _replace(notes, lambda place: _write(place, json.dumps(facts, indent=1) + "\n"))
+    with replacing(path) as place, replacing(notes) as noted:
+        place.write_bytes(save(run.best_weights))
+        noted.write_text(json.dumps(facts, indent=1) + "\n")
     unfinished.unlink(missing_ok=True)
     return facts
 
@@ -154,13 +159,3 @@ def fast(device: str = "cpu") -> th.autocast:
     """
     dtype = choose_precision("auto", th.device(device))
     return th.autocast(device, th.bfloat16, enabled=dtype == th.bfloat16)
-
-
-def _replace(path: Path, write: Callable[[Path], None]) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    write(temporary)
-    os.replace(temporary, path)
-
-
-def _write(path: Path, text: str) -> None:
-    path.write_text(text)
