@@ -5,7 +5,7 @@ import pytest
 import torch as th
 
 from pearl_sb3 import cli, probe
-from pearl_sb3.probing import supervised, training
+from pearl_sb3.probing import supervised, trained, training
 from pearl_sb3.probing.screens import gray_frames
 from pearl_sb3.probing.subjects import PixelPCA, SelfSupervisedCNN, make_subject
 from pearl_sb3.probing.supervised import fit_supervised
@@ -66,12 +66,13 @@ def test_an_objective_is_learnt(objective, monkeypatch):
 @pytest.mark.parametrize("name", ["st-dim", "cpc"])
 def test_a_self_supervised_encoder_is_trained_once_and_probed(data, folder, name, monkeypatch):
     monkeypatch.setattr(training, "LOOK", 2)
-    if name == "cpc":
-        monkeypatch.setattr(CPC, "batch", 2)
+    monkeypatch.setattr(trained, "VAL_BATCHES", 2)
+    monkeypatch.setattr(STDIM, "batch", 16)
+    monkeypatch.setattr(CPC, "batch", 1)
     first = run(learner(name, folder), folder)
     assert first.subject == name and first.f1 > run("majority", folder).f1
-    trained = first.provenance["training"]
-    assert trained["updates_trained"] == 4 and np.isfinite(trained["score"])
+    said = first.provenance["training"]
+    assert said["updates_trained"] == 4 and np.isfinite(said["score"])
     monkeypatch.setattr(training, "_Run", None)  # would fail if asked to train
     assert run(learner(name, folder), folder).f1 == first.f1
 

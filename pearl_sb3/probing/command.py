@@ -68,7 +68,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--updates", type=int, help="gradient steps at most of what is trained on the game (default: 5000)")
     parser.add_argument("--seed", type=int, default=42, help="of play, split and probe (default: %(default)s)")
-    parser.add_argument("--device", default="cpu", help="where probes are trained (default: %(default)s)")
+    parser.add_argument(
+        "--device", default="cpu", help="where probes and what learns on the game are trained (default: %(default)s)"
+    )
     parser.add_argument("--data", type=Path, help="folder of frames and embeddings (default: $PEARL_DATA or the user's cache)")
     parser.add_argument("--json", type=Path, help="file for the result of one game and encoder")
     parser.add_argument(
@@ -138,7 +140,7 @@ def _probe(game: str, subject: str, args: argparse.Namespace) -> ProbeResult:
     if args.agent:
         made = Agent(args.agent)
     elif subject not in WITHOUT_EMBEDDINGS:
-        learns = dict(game=game, folder=args.data, seed=args.seed, updates=args.updates)
+        learns = dict(game=game, folder=args.data, seed=args.seed, updates=args.updates, device=args.device)
         made = make_subject(subject, args.weights, **learns, **options)
     return probe(
         made,

@@ -74,7 +74,7 @@ def probe(
     :param player: Saved agent that plays with 20 % random actions; None plays at random
     :param updates: Gradient steps at most of what is trained on the game, None for 5,000
     :param data: Folder of frames and embeddings, see :func:`pearl_sb3.probing.data.data_folder`
-    :param device: Where probes are trained
+    :param device: Where probes, and what is learnt on the game, are trained
     :param progress: Whether to show progress bars
     :return: The scores
     :raises ValueError: for an unknown game or name, too few episodes, embeddings of a wrong shape
@@ -91,7 +91,8 @@ def probe(
     elif subject in WITHOUT_EMBEDDINGS:
         made = subject
     else:
-        made = make_subject(subject, game=game, folder=data, seed=seed, updates=updates, progress=progress)
+        learns: dict[str, Any] = dict(game=game, folder=data, seed=seed, updates=updates, device=device)
+        made = make_subject(subject, progress=progress, **learns)
     clock = [perf_counter()]
     frames = collect(game, steps, seed, player, folder=data, progress=progress)
     clock.append(perf_counter())
@@ -105,11 +106,11 @@ def probe(
         test = sample_paper(parts.test, np.random.default_rng(seed)).ravel()
     features = _features(made, frames, data_folder(data), progress)
     clock.append(perf_counter())
-    options: dict[str, Any] = dict(seed=seed, progress=progress)
+    options: dict[str, Any] = dict(seed=seed, device=device, progress=progress)
     if made == "supervised":
         options |= dict(updates=updates or UPDATES, folder=data_folder(data))
-    elif made != "majority":
-        options |= dict(hidden=hidden, device=device) if protocol == "fixed" else dict(device=device)
+    elif protocol == "fixed":
+        options |= dict(hidden=hidden)
 
     def fit(train: np.ndarray, val: np.ndarray) -> Any:
         return _fit(made, protocol, features, parts, train, val, frames, options)

@@ -152,6 +152,7 @@ def make_subject(
     folder: str | Path | None = None,
     seed: int = 42,
     updates: int | None = None,
+    device: str = "cpu",
     progress: bool = True,
     **kwargs: Any,
 ) -> Subject:
@@ -165,6 +166,7 @@ def make_subject(
     :param folder: Where its frames and the weights learnt are kept, see :func:`pearl_sb3.probing.data.data_folder`
     :param seed: Seed of weights and play
     :param updates: Gradient steps of ``"st-dim"`` and ``"cpc"`` at most
+    :param device: Where ``"st-dim"`` and ``"cpc"`` are trained
     :param progress: Whether to show progress bars
     :param kwargs: Further arguments of :class:`Encoder`
     :return: The subject
@@ -178,7 +180,7 @@ def make_subject(
     if name == "pca":
         return PixelPCA(game, folder, seed, progress=progress)
     if name in OBJECTIVES:
-        return SelfSupervisedCNN(name, game, folder, seed, updates=updates or UPDATES, progress=progress)
+        return SelfSupervisedCNN(name, game, folder, seed, updates=updates or UPDATES, device=device, progress=progress)
     if name.endswith(TWIN):
         name, weights = name.removesuffix(TWIN), "random"
     return Encoder(name, weights, **kwargs)

@@ -63,8 +63,9 @@ class SupervisedCNN:
         :return: (len(index), variables), uint8
         """
         index = np.arange(len(features)) if index is None else np.asarray(index)
-        guesses = [self.network(th.from_numpy(features[part])).argmax(2) for part in chunks(index, 256)]
-        return th.cat(guesses).to(th.uint8).numpy()
+        device = self.network.head.weight.device
+        guesses = [self.network(th.from_numpy(features[part]).to(device)).argmax(2) for part in chunks(index, 256)]
+        return th.cat(guesses).to("cpu", th.uint8).numpy()
 
 
 def fit_supervised(
@@ -78,6 +79,7 @@ def fit_supervised(
     folder: Path,
     updates: int = UPDATES,
     seed: int = 42,
+    device: str = "cpu",
     progress: bool = True,
 ) -> SupervisedCNN:
     """
@@ -95,18 +97,19 @@ def fit_supervised(
     :param folder: Where the weights are kept
     :param updates: Gradient steps at most
     :param seed: Seed of weights and batches
+    :param device: Where to train
     :param progress: Whether to show a progress bar
     :return: The network
     """
     with th.random.fork_rng(devices=[]):
         th.manual_seed(seed)
-        network = _Network(labels.shape[1])
+        network = _Network(labels.shape[1]).to(device)
     looked_at = val_frames[:: -(-len(val_frames) // 2000)]
 
     def loss(rng: np.random.Generator) -> th.Tensor:
         index = rng.choice(train_frames, BATCH)
-        logits = network(th.from_numpy(screens[index]))
-        return F.cross_entropy(logits.flatten(0, 1), th.from_numpy(labels[index]).long().flatten())
+        logits = network(th.from_numpy(screens[index]).to(device))
+        return F.cross_entropy(logits.flatten(0, 1), th.from_numpy(labels[index]).long().flatten().to(device))
 
     def validate() -> float:
         return float((SupervisedCNN(network, {}).predict(screens, looked_at) == labels[looked_at]).mean())

@@ -129,6 +129,7 @@ class SelfSupervisedCNN:
     :param seed: Seed of weights, batches and play
     :param steps: Env steps of play to learn from
     :param updates: Gradient steps at most
+    :param device: Where to train and to embed
     :param progress: Whether to show progress bars
     """
 
@@ -140,11 +141,12 @@ class SelfSupervisedCNN:
         seed: int = 42,
         steps: int = STEPS,
         updates: int = UPDATES,
+        device: str = "cpu",
         progress: bool = True,
     ) -> None:
         self.name, self.objective = objective, OBJECTIVES[objective]
         self.play = OwnPlay(game, steps, seed, folder, progress)
-        self.seed, self.updates = seed, updates
+        self.seed, self.updates, self.device = seed, updates, device
         self.facts: dict[str, Any] = {}
 
     @property
@@ -157,7 +159,7 @@ class SelfSupervisedCNN:
         """Trained when first asked for."""
         with th.random.fork_rng(devices=[]):
             th.manual_seed(self.seed)
-            network = self.objective()
+            network = self.objective().to(self.device)
         data = self.play.frames
         path = trained_path(data_folder(self.play.folder), data.manifest["game"], self.name, self.identity)
         # Unpacking gigabytes is left out where there is nothing to train.
@@ -168,7 +170,7 @@ class SelfSupervisedCNN:
 
         def loss_on(part: Sequence[np.ndarray], rng: np.random.Generator) -> th.Tensor:
             index = sample_sequences(part, network.length, network.batch, rng)
-            loss: th.Tensor = network(th.from_numpy(screens[index]))
+            loss: th.Tensor = network(th.from_numpy(screens[index]).to(self.device))
             return loss
 
         @th.no_grad()
@@ -191,7 +193,7 @@ class SelfSupervisedCNN:
         # Before inference begins: this may train it.
         encoder = self.encoder
         with th.inference_mode():
-            return local_and_global(encoder, th.from_numpy(gray(screens)))[1].numpy()
+            return local_and_global(encoder, th.from_numpy(gray(screens)).to(self.device))[1].cpu().numpy()
 
 
 class PixelPCA:

@@ -66,7 +66,7 @@ def train(
         return dict(json.loads(notes.read_text()))
     run = _Run(network, seed)
     if unfinished.exists():
-        run.load_state_dict(th.load(unfinished, weights_only=True))
+        run.load_state_dict(th.load(unfinished, map_location="cpu", weights_only=True))
     with tqdm(total=updates, initial=run.updates, desc=f"training {path.stem}", unit="update", disable=not progress) as bar:
         while run.updates < updates and run.looks_since_best < PATIENCE:
             for _ in range(min(LOOK, updates - run.updates)):
