@@ -265,11 +265,11 @@ def pitfalls(found: list[Row]) -> str:
 
 def _change(f1: dict[tuple[str, str, str], float], line: str, against: str | None, columns: list[tuple[str, str]]) -> str:
     """Give the mean over columns at a line, and how it differs from another line; nothing where a row is missing."""
-    needed = [[(name, *column) for column in columns] for name in (line, against or line)]
-    if not all(place in f1 for places in needed for place in places):
+    here, before = ([f1.get((name, *column)) for column in columns] for name in (line, against))
+    if None in here:
         return ""
-    mean, before = (fmean(f1[place] for place in places) for places in needed)
-    return f"{mean:.3f}" + (f" ({mean - before:+.3f})" if against else "")
+    mean = fmean(here)
+    return f"{mean:.3f}" + (f" ({mean - fmean(before):+.3f})" if against and None not in before else "")
 
 
 def probe_speed(found: list[Row]) -> str:

@@ -18,7 +18,7 @@ from pearl_sb3.ssl.st_dim import st_dim
 
 # Env steps of play to learn from, as in the reference's scripts (--pretraining-steps).
 STEPS = 100_000
-# Updates by default: what converges within an hour or so on two cores; the reference's 100 epochs are 125,000.
+# Updates by default, for a game to take minutes and not days on two cores; the reference has up to 100 epochs of 1,250.
 UPDATES = 5000
 VAL_BATCHES = 10
 
