@@ -7,6 +7,7 @@ if TYPE_CHECKING:
     from pearl_sb3.encoders import load_encoder
     from pearl_sb3.extractor import PearlCombinedExtractor, PearlExtractor, pearl_policy_kwargs
     from pearl_sb3.probing.probe import ProbeResult, probe
+    from pearl_sb3.ssl.callback import SSLCallback
 
 __version__ = "0.1.0"
 
@@ -19,9 +20,18 @@ _LAZY = {
     "load_encoder": "pearl_sb3.encoders",
     "probe": "pearl_sb3.probing.probe",
     "ProbeResult": "pearl_sb3.probing.probe",
+    "SSLCallback": "pearl_sb3.ssl.callback",
 }
 
-__all__ = ["PearlCombinedExtractor", "PearlExtractor", "ProbeResult", "load_encoder", "pearl_policy_kwargs", "probe"]
+__all__ = [
+    "PearlCombinedExtractor",
+    "PearlExtractor",
+    "ProbeResult",
+    "SSLCallback",
+    "load_encoder",
+    "pearl_policy_kwargs",
+    "probe",
+]
 
 
 def __getattr__(name: str) -> Any:

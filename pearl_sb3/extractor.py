@@ -81,13 +81,24 @@ class PearlExtractor(BaseFeaturesExtractor):
         :param observations: (B, *observation_space.shape), as SB3 preprocesses them
         :return: (B, features_dim)
         """
+        return self.attention(*self.tokens_and_bias(observations))
+
+    def tokens_and_bias(self, observations: th.Tensor, remember: bool = True) -> tuple[th.Tensor, th.Tensor | None]:
+        """
+        Give what the attention receives.
+
+        :param observations: (B, *observation_space.shape)
+        :param remember: As for :meth:`tokens`
+        :return: Tokens (B, k, N, D), and the prior per token (B, k, N) or None
+        """
         frames = self.layout.frames(observations)
         bias = None if self.prior is None else self.prior(frames, self.encoder.grid)
-        return self.attention(self.tokens(frames), bias)
+        return self.tokens(frames, remember), bias
 
-    def tokens(self, frames: th.Tensor) -> th.Tensor:
+    def tokens(self, frames: th.Tensor, remember: bool = True) -> th.Tensor:
         """
         :param frames: (B, k, C, H, W), uint8
+        :param remember: Whether a frozen encoder looks frames up and keeps their tokens; False for frames seen only once
         :return: (B, k, N, D)
         """
         flat = frames.flatten(0, 1)
@@ -96,7 +107,7 @@ class PearlExtractor(BaseFeaturesExtractor):
         if self.encoder.device != frames.device:
             # SB3 builds a policy on the CPU and moves it afterwards.
             self.encoder = self.encoder.to(frames.device)
-        return self.encoder.encode(flat).unflatten(0, frames.shape[:2])
+        return self.encoder.encode(flat, remember).unflatten(0, frames.shape[:2])
 
     def attention_maps(self, observations: th.Tensor) -> th.Tensor:
         """
@@ -106,9 +117,7 @@ class PearlExtractor(BaseFeaturesExtractor):
         :return: (B, queries, N), the weights each query gives to the summary and the cells, averaged over heads, summing to one
         :raises ValueError: if this attention has no maps
         """
-        frames = self.layout.frames(observations)
-        bias = None if self.prior is None else self.prior(frames, self.encoder.grid)
-        return self.attention.maps(self.tokens(frames), bias)
+        return self.attention.maps(*self.tokens_and_bias(observations))
 
     def get_extra_state(self) -> dict[str, Any]:
         """What the agent's tokens depend on, stored with the agent in place of the encoder's weights."""

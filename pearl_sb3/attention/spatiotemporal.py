@@ -57,10 +57,29 @@ class SpatioTemporalAttention(nn.Module):
         :param bias: Prior per token, (B, k, N), or None
         :return: (B, features_dim)
         """
+        return self.features(self.read(tokens, bias))
+
+    def read(self, tokens: th.Tensor, bias: th.Tensor | None = None) -> th.Tensor:
+        """
+        Steps 1 and 2: what each query reads, place by place.
+
+        :param tokens: (B, k, N, D)
+        :param bias: Prior per token, (B, k, N), or None
+        :return: (B, queries, width)
+        """
         values, keys, mask = self._values_keys_mask(tokens, bias)
         queries = self.queries.expand(len(tokens), -1, -1, -1)
         read = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask)  # (B, heads, queries, width / heads)
-        return F.relu(self.readout(self.read_norm(read.transpose(1, 2).flatten(1))))
+        return read.transpose(1, 2).flatten(2)
+
+    def features(self, read: th.Tensor) -> th.Tensor:
+        """
+        Step 3.
+
+        :param read: What :meth:`read` gives, (B, queries, width)
+        :return: (B, features_dim)
+        """
+        return F.relu(self.readout(self.read_norm(read.flatten(1))))
 
     def maps(self, tokens: th.Tensor, bias: th.Tensor | None = None) -> th.Tensor:
         """

@@ -159,17 +159,18 @@ class FrozenEncoder:
             r.name, r.weights, r.image_size, device, self.precision, r.grid, r.token_dim, self.cache.max_bytes, r.cache_dir
         )
 
-    def encode(self, frames: np.ndarray | th.Tensor) -> th.Tensor:
+    def encode(self, frames: np.ndarray | th.Tensor, remember: bool = True) -> th.Tensor:
         """
         Give the tokens of frames, encoding only those that are not in the cache.
 
         :param frames: (B, H, W, C) or (B, C, H, W) or (B, H, W), uint8, gray or RGB, any size
+        :param remember: False encodes them all and leaves the cache as it is: for frames that will not be seen again
         :return: (B, N, D), fp16, on the encoder's device
         :raises ValueError: for frames of another shape or type, or if the cache is smaller than the batch
         :raises FloatingPointError: if the network gives NaN or infinity
         """
         images = as_frames(th.as_tensor(frames)).to(self.device)
-        if not self.cache.max_bytes:
+        if not remember or not self.cache.max_bytes:
             self.cache.misses += len(images)
             # Cloned, because tensors made in inference mode cannot take part in a backward pass.
             return self._run(images).clone()

@@ -119,7 +119,8 @@ class Encoder:
         """
         if self.view == "agent":
             screens = gray_small(screens, 84)[..., None]
-        tokens = self.encoder.encode(screens)
+        # Each screen comes once: remembering would cost a gigabyte and hashing, and save little.
+        tokens = self.encoder.encode(screens, remember=False)
         return (tokens[:, 0] if self.read == "summary" else tokens.flatten(1)).cpu().numpy()
 
 

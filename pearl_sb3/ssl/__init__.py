@@ -1,1 +1,1 @@
-"""Self-supervised objectives: pure functions of embeddings."""
+"""Self-supervised objectives: pure functions of embeddings, and the callback that optimises them beside the policy."""

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch as th
 from torch import nn
 
-from pearl_sb3.ssl.infonce import infonce
+from pearl_sb3.ssl.infonce import Pairs, infonce_sum
 
 
 def cpc(contexts: th.Tensor, embeddings: th.Tensor, heads: Sequence[nn.Module], horizons: Sequence[int]) -> th.Tensor:
@@ -22,11 +22,32 @@ def cpc(contexts: th.Tensor, embeddings: th.Tensor, heads: Sequence[nn.Module], 
     :return: Loss, in nats, summed over horizons
     :raises ValueError: if a horizon does not fit into the sequences
     """
-    length = embeddings.shape[1]
-    if not all(0 < ahead < length for ahead in horizons):
-        raise ValueError(f"horizons={list(horizons)}: sequences of {length} frames allow 1 to {length - 1}.")
-    losses = [
-        infonce(head(contexts[:, : length - ahead]).flatten(0, 1), embeddings[:, ahead:].flatten(0, 1))
+    return infonce_sum(cpc_pairs(contexts, embeddings, heads, horizons))
+
+
+def cpc_pairs(contexts: th.Tensor, embeddings: th.Tensor, heads: Sequence[nn.Module], horizons: Sequence[int]) -> Pairs:
+    """
+    Give the queries and keys that :func:`cpc` contrasts.
+
+    :param contexts: (B, T, H)
+    :param embeddings: (B, T, D)
+    :param heads: For each horizon (..., H) → (..., D)
+    :param horizons: Frames ahead, from 1 to T - 1
+    :return: A term per horizon h, (B * (T - h), D)
+    :raises ValueError: if a horizon does not fit into the sequences
+    """
+    check_horizons(horizons, embeddings.shape[1])
+    return [
+        (head(contexts[:, :-ahead]).flatten(0, 1), embeddings[:, ahead:].flatten(0, 1))
         for head, ahead in zip(heads, horizons, strict=True)
     ]
-    return th.stack(losses).sum()
+
+
+def check_horizons(horizons: Sequence[int], length: int) -> None:
+    """
+    :param horizons: Frames ahead
+    :param length: Frames in a sequence (T)
+    :raises ValueError: if there is none, or one does not fit into the sequence
+    """
+    if not horizons or not all(0 < ahead < length for ahead in horizons):
+        raise ValueError(f"horizons={list(horizons)}: sequences of {length} frames allow 1 to {length - 1}.")
