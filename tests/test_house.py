@@ -130,3 +130,15 @@ def test_every_package_travels_in_the_wheel():
     listed = set(setup_cfg()["options"]["packages"].split())
     folders = [path.parent for path in PACKAGE.rglob("__init__.py")]
     assert listed == {".".join(folder.relative_to(ROOT).parts) for folder in folders} | {"pearl_sb3.hyperparams"}
+
+
+def test_readme_scripts_run_as_they_stand(tmp_path):
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    script, objective = (next(block for block in blocks if word in block) for word in ("make_atari_env(", "SSLCallback("))
+    # Only how long it takes is changed. A fresh interpreter, where nothing was imported or registered by others.
+    text = (script + objective).replace("1_000_000", "32").replace("n_envs=8", "n_envs=2")
+    text = text.replace('PPO("CnnPolicy", env, ', 'PPO("CnnPolicy", env, n_steps=16, batch_size=16, ')
+    assert "n_steps=16" in text and "1_000_000" not in text
+    done = subprocess.run([sys.executable, "-c", text], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "pearl_pong.zip").exists()
