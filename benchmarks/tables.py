@@ -235,8 +235,10 @@ def probes(results: list[ProbeResult]) -> str:
 def _twins(results: list[ProbeResult], label: str) -> str:
     """Say what an encoder's weights are worth: the mean difference to its twin over games, with an interval over them."""
     n, mean, low, high = probe_tables.difference(results, label, f"{label} (random)")
-    interval = f"{mean:+.3f}, 95 % interval over {n} games {low:+.3f} to {high:+.3f}"
-    return f"`{label}` less its twin with random weights: {interval}." if n > 1 else ""
+    positions, ratio = probe_tables.error_ratio(results, label, f"{label} (random)")
+    said = f"`{label}` less its twin with random weights: {mean:+.3f}, 95 % interval over {n} games {low:+.3f} to {high:+.3f}."
+    errors = f"Its errors of positions (ridge regression) are {ratio:.2f} times its, geometric mean of {positions} variables."
+    return f"\n{said} {errors}" if n > 1 else ""
 
 
 def pitfalls(found: list[Row]) -> str:

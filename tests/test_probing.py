@@ -194,3 +194,9 @@ def test_methods_are_compared_on_the_games_of_both():
     assert low == pytest.approx(0) and high == pytest.approx(0.2)
     with pytest.raises(ValueError, match="No game has results of both"):
         tables.difference(ours, "x", "x (random)")
+    with pytest.raises(ValueError, match="No position has errors of both"):
+        tables.error_ratio(ours + twins, "x", "x (random)")
+    ours[0].variables.update(ball_x={"mae": 2.0}, ball_y={"mae": 1.0}, score={})
+    twins[0].variables.update(ball_x={"mae": 4.0}, ball_y={"mae": 8.0}, score={})
+    count, ratio = tables.error_ratio(ours + twins, "x", "x (random)")
+    assert count == 2 and ratio == pytest.approx(0.25)

@@ -4,7 +4,7 @@ import csv
 import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from statistics import mean
+from statistics import geometric_mean, mean
 from typing import Any
 
 import numpy as np
@@ -60,6 +60,28 @@ def difference(results: Sequence[ProbeResult], method: str, baseline: str) -> tu
     draws = gains[np.random.default_rng(0).integers(len(games), size=(10_000, len(games)))].mean(1)
     low, high = interval(draws)
     return len(games), float(gains.mean()), float(low), float(high)
+
+
+def error_ratio(results: Sequence[ProbeResult], method: str, baseline: str) -> tuple[int, float]:
+    """
+    Compare the errors of positions.
+
+    :param results: In any order
+    :param method: A name as :func:`methods` gives it
+    :param baseline: Another
+    :return: Variables that both have, and the geometric mean of their mean absolute error over the baseline's
+    :raises ValueError: if no variable has both
+    """
+    found: dict[str, dict[tuple[str, str], float]] = {method: {}, baseline: {}}
+    for name, result in zip(methods(results), results, strict=True):
+        if name in found:
+            errors = {(result.game, variable): scores.get("mae") for variable, scores in result.variables.items()}
+            found[name] |= {key: error for key, error in errors.items() if error}
+    both = sorted(set(found[method]) & set(found[baseline]))
+    if not both:
+        raise ValueError(f"No position has errors of both {method!r} and {baseline!r}: probe one game with both.")
+    ratios = [found[method][key] / found[baseline][key] for key in both]
+    return len(both), geometric_mean(ratios)
 
 
 def categories_by_methods(results: Sequence[ProbeResult]) -> Table:
