@@ -272,3 +272,24 @@ def test_a_file_is_there_whole_or_not_at_all(tmp_path):
         unfinished.write_text("b")
         raise KeyboardInterrupt
     assert path.read_text() == "good" and list(path.parent.iterdir()) == [path]
+
+
+def test_two_at_once_embed_once(data, tmp_path):
+    import threading
+
+    calls = []
+
+    class Counting(Pixels):
+        def embed(self, screens, first):
+            calls.append(len(screens))
+            return super().embed(screens, first)
+
+    given = []
+    threads = [
+        threading.Thread(target=lambda: given.append(embeddings(data, Counting(), tmp_path, progress=False))) for _ in range(2)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sum(calls) == len(data) and (given[0] == given[1]).all()

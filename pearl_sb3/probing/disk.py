@@ -37,3 +37,25 @@ def replacing(path: Path) -> Iterator[Path]:
             os.replace(unfinished, path)
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+@contextmanager
+def alone(name: Path) -> Iterator[None]:
+    """
+    Let one process at a time do what has this name; others wait.
+
+    :param name: A file for the lock; it stays, and holds nothing
+    """
+    try:
+        import fcntl
+    except ImportError:  # not on Windows
+        yield
+        return
+    with no_room(name):
+        name.parent.mkdir(parents=True, exist_ok=True)
+        handle = os.open(name, os.O_RDWR | os.O_CREAT)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)

@@ -11,7 +11,7 @@ import numpy as np
 from tqdm import tqdm
 
 from pearl_sb3.probing.data import LabelledFrames
-from pearl_sb3.probing.disk import no_room, replacing
+from pearl_sb3.probing.disk import alone, no_room, replacing
 from pearl_sb3.probing.subjects import Subject
 
 CHUNK = 256
@@ -35,8 +35,10 @@ def embeddings(data: LabelledFrames, subject: Subject, folder: Path, progress: b
             return _embed(data, subject, Path(place) / "embeddings", progress)
     name = hashlib.sha256(f"{data.id} {subject.identity}".encode()).hexdigest()[:24]
     path = folder / "embeddings" / f"{data.manifest['game']}-{name}.npy"
-    if not path.exists():
-        _embed(data, subject, path.with_suffix(""), progress)
+    # Two processes that write one unfinished file would take it from each other.
+    with alone(folder / "locks" / path.stem):
+        if not path.exists():
+            _embed(data, subject, path.with_suffix(""), progress)
     return np.load(path, mmap_mode="r")
 
 
