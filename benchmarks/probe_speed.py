@@ -30,7 +30,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import rows
 import tables
@@ -43,6 +42,7 @@ from pearl_sb3.atari.labels import state_variables
 from pearl_sb3.probing.data import LabelledFrames, collect
 from pearl_sb3.probing.embeddings import embeddings
 from pearl_sb3.probing.paper import LEARNING_RATE, RATE_PATIENCE, PaperProbe, fit_paper, initial_weights, sample_paper
+from pearl_sb3.probing.screens import gray
 from pearl_sb3.probing.splits import split
 from pearl_sb3.probing.subjects import RandomCNN
 
@@ -54,7 +54,7 @@ def gray_screens(data: LabelledFrames) -> np.ndarray:
     :param data: The frames
     :return: All of them in memory, (n, 210, 160), uint8
     """
-    return np.stack([cv2.cvtColor(s, cv2.COLOR_RGB2GRAY) for _, screens, _ in data.chunks() for s in screens])
+    return np.concatenate([gray(screens) for _, screens, _ in data.chunks()])
 
 
 def reference_way(

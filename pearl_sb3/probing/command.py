@@ -24,7 +24,7 @@ what can be probed:
   majority           the most frequent value of each variable
   pixels, pca        the gray screen at 42x42; 512 principal components of it at 84x84
   random-cnn         AtariARI's encoder, untrained; random-cnn:1 has other weights
-  st-dim, cpc        the same, trained on other play of the game without labels (half an hour, and some hours, a game; --updates)
+  st-dim, cpc        the same, trained on other play of the game without labels (long; --updates)
   supervised         the same, trained on the labels of the training episodes: the ceiling
   --agent run.zip    the features of a trained SB3 agent
 

@@ -4,7 +4,7 @@ The default probe: what a careful person would run.
 1. Features are standardised on the training frames and decorrelated, which changes how fast a probe learns and not what it can say.
 2. Least squares on the values seen in training, in closed form at several strengths of regularisation.
 3. From the best of these, cross-entropy (Adam, cosine decay) at several strengths at once, all variables as one matrix. Products
-   are in bf16 where the device computes it natively, which halves the time and leaves scores as they are; weights stay fp32.
+   are in bf16 where the device computes it natively, for speed; weights stay fp32.
 4. Each variable keeps the weights, of all those, with the best accuracy on the validation frames.
 
 Step 2 serves many features and few labels, step 3 few features, whose values a straight line cannot tell apart.

@@ -85,14 +85,7 @@ def probe(
     code = commit()  # before the checkout can change under a long run
     # Before any playing, so that a wrong name costs no minutes.
     variables = state_variables(game, annotations)
-    made: str | Subject
-    if not isinstance(subject, str):
-        made = _subject(subject)
-    elif subject in WITHOUT_EMBEDDINGS:
-        made = subject
-    else:
-        learns: dict[str, Any] = dict(game=game, folder=data, seed=seed, updates=updates, device=device)
-        made = make_subject(subject, progress=progress, **learns)
+    made = _subject(subject, game=game, folder=data, seed=seed, updates=updates, device=device, progress=progress)
     clock = [perf_counter()]
     frames = collect(game, steps, seed, player, folder=data, progress=progress)
     clock.append(perf_counter())
@@ -116,16 +109,12 @@ def probe(
         return _fit(made, protocol, features, parts, train, val, frames, options)
 
     fitted = fit(train, val)
-    errors: Sequence[float] = ()
-    if isinstance(fitted, ClassProbe):
-        ridge = fit_ridge(features, parts.labels, train, val, inputs=fitted.inputs, device=device)
-        errors = mean_absolute_error(parts.labels[test], ridge.predict(features, test)).tolist()
+    errors = _position_errors(fitted, features, parts, train, val, test, device)
     few = {n: _score(fit(*_few(n, train, seed)), features, parts, test, seed)[0] for n in few_shot}
     clock.append(perf_counter())
     game_scores, overall, per_category, per_variable = _score(fitted, features, parts, test, seed)
-    for name, error in zip(parts.variables, errors, strict=False):
-        if set(categories(name)) & set(LOCALIZATION):
-            per_variable[name]["mae"] = error
+    for name, error in errors.items():
+        per_variable[name]["mae"] = error
     return ProbeResult(
         game=frames.manifest["game"],
         subject=made if isinstance(made, str) else made.name,
@@ -156,7 +145,10 @@ def probe(
     )
 
 
-def _subject(subject: Any) -> Subject:
+def _subject(subject: Any, **learns: Any) -> str | Subject:
+    """Make what is to be probed, with what those need to know that learn on the game."""
+    if isinstance(subject, str):
+        return subject if subject in WITHOUT_EMBEDDINGS else make_subject(subject, **learns)
     is_subject: bool = hasattr(subject, "embed")
     return subject if is_subject else Function(subject)
 
@@ -187,6 +179,18 @@ def _fit(
         # All of each part: how it samples is a matter of episodes, and there are no few labels under this protocol.
         return fit_paper(features, parts.labels, parts.train, parts.val, **options)
     return fit_fixed(features, parts.labels, train, val, **options)
+
+
+def _position_errors(
+    fitted: Any, features: np.ndarray, parts: Split, train: np.ndarray, val: np.ndarray, test: np.ndarray, device: str
+) -> dict[str, float]:
+    """Give the mean absolute error of each position by a regression beside the ``"fixed"`` probe; nothing beside others."""
+    if not isinstance(fitted, ClassProbe):
+        return {}
+    ridge = fit_ridge(features, parts.labels, train, val, inputs=fitted.inputs, device=device)
+    errors = mean_absolute_error(parts.labels[test], ridge.predict(features, test)).tolist()
+    named = zip(parts.variables, errors, strict=True)
+    return {name: error for name, error in named if set(categories(name)) & set(LOCALIZATION)}
 
 
 def _few(n: int, train: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -1,6 +1,7 @@
 """Objectives by name: how many observations in a row each needs, its heads, and what it contrasts with what."""
 
 import difflib
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -44,7 +45,7 @@ class Options:
     temperature: float = 0.1
 
 
-class Objective(nn.Module):
+class Objective(nn.Module, ABC):
     """
     An objective with its heads.
 
@@ -73,12 +74,12 @@ class Objective(nn.Module):
         """
         return observations
 
+    @abstractmethod
     def pairs(self, seen: Representation) -> Pairs:
         """
         :param seen: Features of what was prepared, (B, width, D) and (B, width, P, C)
         :return: Queries and keys of each term
         """
-        raise NotImplementedError
 
 
 class TDIM(Objective):
